@@ -1,0 +1,94 @@
+// Lowest and highest finite element, and how many are NaN or infinite.
+//
+// Floats are compared as integers: with the bits b of a float, key = b ^ ((b >> 31) & 0x7fffffff) orders all floats as
+// `<` does, -0 just below +0, and puts NaN outside of the infinities. Integer minimum and maximum do not depend on the
+// order of the elements, so every compiler may vectorize them without fast-math, and NaN shows by itself: only when a
+// key reaches that of an infinity is the chunk read again, slowly.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+
+#include "halfeven/dispatch.hpp"
+
+namespace halfeven {
+
+struct Extrema {
+    float low = std::numeric_limits<float>::infinity();
+    float high = -std::numeric_limits<float>::infinity();
+    std::int64_t nans = 0;
+    std::int64_t infs = 0;
+
+    void merge(const Extrema& other) {
+        low = std::min(low, other.low);
+        high = std::max(high, other.high);
+        nans += other.nans;
+        infs += other.infs;
+    }
+};
+
+// Elements that one pass over the first cache holds together with its counters.
+constexpr std::size_t CHUNK = 4096;
+
+struct KeyRange {
+    std::int32_t low = std::numeric_limits<std::int32_t>::max();
+    std::int32_t high = std::numeric_limits<std::int32_t>::min();
+};
+
+inline std::int32_t key_of(std::int32_t bits) { return bits ^ ((bits >> 31) & 0x7fffffff); }
+constexpr std::int32_t KEY_OF_INFINITY = 0x7f800000;
+constexpr std::int32_t KEY_OF_MINUS_INFINITY = -0x7f800001;
+
+inline bool all_finite(KeyRange keys) { return keys.low > KEY_OF_MINUS_INFINITY && keys.high < KEY_OF_INFINITY; }
+
+HALFEVEN_CLONES static KeyRange key_range(const float* x, std::size_t count) {
+    KeyRange keys;
+    for (std::size_t i = 0; i < count; ++i) {
+        const std::int32_t key = key_of(bits_of(x[i]));
+        keys.low = key < keys.low ? key : keys.low;
+        keys.high = key > keys.high ? key : keys.high;
+    }
+    return keys;
+}
+
+namespace reference {
+
+inline Extrema extrema(const float* x, std::size_t count) {
+    Extrema found;
+    for (std::size_t i = 0; i < count; ++i) {
+        if (std::isnan(x[i])) {
+            ++found.nans;
+        } else if (std::isinf(x[i])) {
+            ++found.infs;
+        } else {
+            found.low = std::min(found.low, x[i] + 0.0f);  // + 0 makes -0 a 0, so that merging has one result
+            found.high = std::max(found.high, x[i] + 0.0f);
+        }
+    }
+    return found;
+}
+
+}  // namespace reference
+
+// Extrema of a chunk from its keys; `count` > 0.
+inline Extrema chunk_extrema(const float* x, std::size_t count, KeyRange keys) {
+    if (!all_finite(keys)) return reference::extrema(x, count);
+    Extrema found;
+    found.low = float_of(key_of(keys.low)) + 0.0f;  // key_of is its own inverse
+    found.high = float_of(key_of(keys.high)) + 0.0f;
+    return found;
+}
+
+inline Extrema extrema(const float* x, std::size_t count) {
+    Extrema found;
+    for (std::size_t i = 0; i < count; i += CHUNK) {
+        const std::size_t size = std::min(CHUNK, count - i);
+        found.merge(chunk_extrema(x + i, size, key_range(x + i, size)));
+    }
+    return found;
+}
+
+}  // namespace halfeven

@@ -1,0 +1,118 @@
+// Each fast kernel against its reference, bit for bit, over sizes around the vector widths and the chunk.
+// No framework: prints what failed and exits with 1 if anything did.
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "halfeven/extrema.hpp"
+#include "halfeven/histogram.hpp"
+#include "halfeven/search.hpp"
+
+namespace {
+
+using Floats = std::vector<float>;
+constexpr std::size_t SIZES[] = {0, 1, 3, 15, 16, 17, 33, 64, 1000, halfeven::CHUNK, 2 * halfeven::CHUNK + 1};
+int failures = 0;
+
+void check(bool passed, const char* what, const char* data, std::size_t size) {
+    if (passed) return;
+    ++failures;
+    std::printf("FAILED: %s of %zu elements, %s\n", what, size, data);
+}
+
+bool operator==(const halfeven::Extrema& a, const halfeven::Extrema& b) {
+    return a.low == b.low && a.high == b.high && a.nans == b.nans && a.infs == b.infs;
+}
+
+bool operator==(const halfeven::Histogram& a, const halfeven::Histogram& b) {
+    return a.extrema == b.extrema && a.exponent == b.exponent && a.negative == b.negative && a.zeros == b.zeros &&
+           a.counts == b.counts;
+}
+
+struct Data {
+    const char* name;
+    Floats (*make)(std::size_t size, std::mt19937& random);
+};
+
+Floats normal(std::size_t size, std::mt19937& random) {
+    std::normal_distribution<float> draw;
+    Floats x(size);
+    for (float& one : x) one = draw(random);
+    return x;
+}
+
+Floats relu(std::size_t size, std::mt19937& random) {
+    Floats x = normal(size, random);
+    for (float& one : x) one = one > 0.0f ? one : -0.0f;
+    return x;
+}
+
+Floats any_bits(std::size_t size, std::mt19937& random) {  // NaN, infinities, subnormals, both zeros, all magnitudes
+    Floats x(size);
+    for (float& one : x) one = halfeven::float_of(static_cast<std::int32_t>(random()));
+    if (size > 2) x[size / 2] = -std::numeric_limits<float>::infinity();
+    return x;
+}
+
+Floats growing(std::size_t size, std::mt19937& random) {  // the bins widen again and again, on either side
+    Floats x = normal(size, random);
+    for (std::size_t i = 0; i < size; ++i) x[i] = std::ldexp(x[i], static_cast<int>(i / 64) - 140);
+    return x;
+}
+
+constexpr Data DATA[] = {{"normal", normal}, {"relu", relu}, {"any bits", any_bits}, {"growing", growing}};
+
+void test_statistics(const Data& data, std::size_t size, std::mt19937& random) {
+    const Floats x = data.make(size, random);
+    check(halfeven::extrema(x.data(), size, 1) == halfeven::reference::extrema(x.data(), size), "extrema", data.name, size);
+    for (std::size_t stride : {1, 5}) {
+        const halfeven::Histogram want = halfeven::reference::histogram(x.data(), size, stride);
+        check(halfeven::histogram(x.data(), size, stride, 1) == want, "histogram", data.name, size);
+        const std::size_t cut = size / 3;
+        const halfeven::Histogram left = halfeven::fill(x.data(), cut, 0, stride);
+        const halfeven::Histogram right = halfeven::fill(x.data() + cut, size - cut, cut, stride);
+        check(halfeven::merge(left, right) == want, "merge", data.name, size);
+        check(halfeven::merge(right, left) == want, "merge in the other order", data.name, size);
+    }
+}
+
+void test_threads(const Data& data, std::mt19937& random) {
+    const std::size_t size = 3 * halfeven::PARALLEL_GRAIN + 7;
+    const Floats x = data.make(size, random);
+    for (int threads : {2, 3, 64}) {
+        check(halfeven::extrema(x.data(), size, threads) == halfeven::reference::extrema(x.data(), size),
+              "threaded extrema", data.name, size);
+        check(halfeven::histogram(x.data(), size, 5, threads) == halfeven::reference::histogram(x.data(), size, 5),
+              "threaded histogram", data.name, size);
+    }
+}
+
+void test_search(std::size_t size, std::mt19937& random) {
+    std::normal_distribution<double> draw;
+    std::vector<double> edges((size + 7) / 8 * 8), weights(edges.size());
+    for (std::size_t i = 0; i < edges.size(); ++i) {
+        edges[i] = i % 3 ? draw(random) : 0.25 * static_cast<double>(i);  // some on ties
+        weights[i] = draw(random);
+    }
+    for (double scale : {0.5, 0.0123, 1e-30}) {
+        const halfeven::Codes codes{scale, -100.0, 155.0};
+        check(halfeven::grid_error(edges.data(), weights.data(), edges.size(), codes) ==
+                  halfeven::reference::grid_error(edges.data(), weights.data(), edges.size(), codes),
+              "grid_error", "normal", edges.size());
+    }
+}
+
+}  // namespace
+
+int main() {
+    std::mt19937 random(2026);
+    for (const std::size_t size : SIZES) {
+        for (const Data& data : DATA) test_statistics(data, size, random);
+        test_search(size, random);
+    }
+    for (const Data& data : DATA) test_threads(data, random);
+    std::printf("%d failures\n", failures);
+    return failures > 0;
+}

@@ -1,0 +1,79 @@
+"""The object that travels, and what may change it.
+
+    load -> Draft(model, target, empty plan) -> Step -> Step -> ... -> export
+
+A `Step` is a frozen dataclass: its fields are its options, in Python, in a configuration file and on the command
+line. It takes a draft and the data, and returns another draft; what it was given stays as it was.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from halfeven.errors import QuantError
+from halfeven.graph.plan import Plan
+from halfeven.stats.histogram import Histogram
+from halfeven.targets.target import Target
+
+Batch: TypeAlias = dict[str, npt.NDArray[np.generic]]
+Samples: TypeAlias = Iterable[tuple[str, Batch]]
+Progress: TypeAlias = Callable[[str, int, int | None], None]
+
+
+def no_progress(task: str, done: int, total: int | None) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A float model, the target, and what has been decided and observed so far.
+
+    `shapes` are those of one run on a sample, by value name; `huge` the values of astronomic size seen in it, with
+    their magnitude; `notes` are sentences for the user.
+    """
+
+    model: ir.Model
+    target: Target
+    plan: Plan = field(default_factory=Plan)
+    stats: Mapping[str, Histogram] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    huge: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def noting(self, *sentences: str) -> "Draft":
+        """The draft with sentences added for the user, each once."""
+        new = [s for s in dict.fromkeys(sentences) if s not in self.notes]
+        return replace(self, notes=(*self.notes, *new))
+
+
+class Step(Protocol):
+    """Decides something. Implemented by frozen dataclasses."""
+
+    name: ClassVar[str]
+
+    def __call__(self, draft: Draft, data: Samples, progress: Progress) -> Draft:
+        """The draft, decided further. `data` yields (label, feeds) and can be iterated again."""
+        ...
+
+
+def pipeline(*steps: Step) -> Callable[..., Draft]:
+    """Steps in a row, as one function `(draft, data, progress) -> draft`; an error names the step it came from."""
+
+    def run(draft: Draft, data: Samples = (), progress: Progress = no_progress) -> Draft:
+        for step in steps:
+            try:
+                draft = step(draft, data, progress)
+            except QuantError as error:
+                error.add_note(f"step '{step.name}' of {_names(steps)}")
+                raise
+        return draft
+
+    return run
+
+
+def _names(steps: Sequence[Step]) -> str:
+    return " -> ".join(step.name for step in steps)

@@ -1,0 +1,1 @@
+"""Realization: a draft becomes files."""

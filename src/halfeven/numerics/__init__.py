@@ -1,0 +1,1 @@
+"""Numbers: NumPy in, NumPy out; knows no graph, no clock, no random state."""

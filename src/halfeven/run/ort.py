@@ -1,0 +1,169 @@
+"""Float and QDQ execution through ONNX Runtime; any tensor of the top graph can be watched.
+
+The one door to `onnxruntime`. Watched values become graph outputs of a clone; weights kept in external files stay
+there: the session is told their folder, so that a model of any size is built from a small description.
+"""
+
+import tempfile
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from halfeven.draft import Batch
+from halfeven.errors import BadCalibration, UnsupportedModel
+
+PROTO_LIMIT = 1_900_000_000
+EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+
+
+@dataclass(frozen=True)
+class OrtExecutor:
+    """Runs a model; call it with feeds, get a batch of its outputs and of what is watched.
+
+    `threads` 0 lets the runtime choose. `optimize=False` runs the graph as written, so that every float is rounded
+    where the graph says so. `arena=False` gives memory back after each run.
+    """
+
+    model: ir.Model | str | Path
+    watch: tuple[str, ...] = ()
+    threads: int = 0
+    optimize: bool = True
+    _open: list[object] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def session(self) -> "object":
+        """The runtime's session, made on first use."""
+        if not self._open:
+            self._open.append(_session(self))
+        return self._open[0]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of what a call returns, in order."""
+        return [out.name for out in self.session.get_outputs()]  # type: ignore[attr-defined]
+
+    def __call__(self, feeds: Batch, label: str = "") -> Batch:
+        """Run once.
+
+        Raises:
+            BadCalibration: the runtime refuses the feeds; its reason is given.
+        """
+        names = self.outputs
+        try:
+            values = self.session.run(names, feeds)  # type: ignore[attr-defined]
+        except Exception as error:
+            shapes = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in feeds.items())
+            raise BadCalibration(f"{label or 'a sample'} ({shapes}) cannot be run: {_reason(error)}") from error
+        return dict(zip(names, values, strict=True))
+
+
+def _session(run: OrtExecutor) -> object:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = run.threads
+    if not run.optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        if isinstance(run.model, (str, Path)):
+            return ort.InferenceSession(str(run.model), options, providers=["CPUExecutionProvider"])
+        model = with_outputs(run.model, run.watch)
+        if _inline_bytes(model) > PROTO_LIMIT:
+            return _from_disk(model, options)
+        if (folder := _external_folder(model)) is not None:
+            options.add_session_config_entry(EXTERNAL_FOLDER, str(folder))
+        data = ir.to_proto(model).SerializeToString()
+        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except UnsupportedModel:
+        raise
+    except Exception as error:
+        raise UnsupportedModel(f"ONNX Runtime cannot load the model: {_reason(error)}") from error
+
+
+def _from_disk(model: ir.Model, options: object) -> object:
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory(prefix="halfeven-") as folder:
+        path = Path(folder) / "model.onnx"
+        ir.save(model, path, external_data="model.data")
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _inline_bytes(model: ir.Model) -> int:
+    tensors = (v.const_value for v in model.graph.initializers.values())
+    return sum(t.nbytes for t in tensors if t is not None and not isinstance(t, ir.ExternalTensor))
+
+
+def _external_folder(model: ir.Model) -> Path | None:
+    tensors = (v.const_value for v in model.graph.initializers.values())
+    return next((Path(t.base_dir).resolve() for t in tensors if isinstance(t, ir.ExternalTensor)), None)
+
+
+def with_outputs(model: ir.Model, names: Collection[str]) -> ir.Model:
+    """A clone of the model whose graph also returns the values named (those it does not return already)."""
+    clone = model.clone()
+    present = {v.name for v in clone.graph.outputs}
+    values = {v.name: v for node in clone.graph for v in node.outputs}
+    for name in names:
+        if name not in present and name in values:
+            clone.graph.outputs.append(values[name])
+    return clone
+
+
+def observe(model: ir.Model, feeds: Batch, label: str = "") -> tuple[dict[str, tuple[int, ...]], dict[str, float]]:
+    """Shapes of all values of the top graph in one run, and the magnitude of those of 1e8 and more.
+
+    Values that the runtime cannot return (sequences, optionals) are left out.
+    """
+    wanted = [v.name for node in model.graph for v in node.outputs if v.name and _is_tensor(v)]
+    found = {**feeds, **OrtExecutor(model, tuple(wanted), optimize=False)(feeds, label)}
+    arrays = {k: v for k, v in found.items() if isinstance(v, np.ndarray)}
+    shapes = {k: v.shape for k, v in arrays.items()}
+    return shapes, {k: size for k, v in arrays.items() if v.dtype.kind == "f" and (size := _size(v)) >= HUGE}
+
+
+HUGE = 1e8
+
+
+def _is_tensor(value: ir.Value) -> bool:
+    return value.type is None or isinstance(value.type, ir.TensorType)
+
+
+def _size(x: np.ndarray) -> float:
+    if x.size == 0:
+        return 0.0
+    return float(max(abs(float(np.nanmin(x))), abs(float(np.nanmax(x))))) if not np.isnan(x).all() else 0.0
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text.split("Status Message:")[-1].strip()[:300]
+
+
+def integer_nodes(path: str | Path) -> tuple[int, int]:
+    """How many layers the runtime executes with integer kernels, and how many layers there are, after its optimiser."""
+    import onnx
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory(prefix="halfeven-") as folder:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        nodes = onnx.load(options.optimized_model_filepath, load_external_data=False).graph.node
+    integer = sum(node.op_type in INTEGER_LAYERS for node in nodes)
+    return integer, integer + sum(node.op_type in FLOAT_LAYERS for node in nodes)
+
+
+INTEGER_LAYERS = frozenset({"QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
+FLOAT_LAYERS = frozenset({"Conv", "FusedConv", "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "ConvTranspose", "LSTM", "GRU"})
+
+
+def first(samples: Iterable[tuple[str, Batch]]) -> tuple[str, Batch] | None:
+    """The first sample, if there is one."""
+    return next(iter(samples), None)

@@ -1,0 +1,1 @@
+"""Evidence: streaming summaries of tensors, and the ranges concluded from them."""

@@ -1,0 +1,1 @@
+"""Decisions: each step is a frozen dataclass, Draft in, Draft out."""

@@ -1,0 +1,29 @@
+"""Trace: run the float model once, to see the shapes that shape inference may not, and values no scale can hold."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from halfeven.draft import Draft, Progress, Samples
+from halfeven.run.ort import first, observe
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Record every value's shape, and which values are astronomic, in one run of the first sample."""
+
+    name: ClassVar[str] = "trace"
+
+    def __call__(self, draft: Draft, data: Samples, progress: Progress) -> Draft:
+        """The draft with `shapes` and `huge`; without data, with what the graph itself states."""
+        sample = first(data)
+        if sample is None:
+            return replace(draft, shapes=_stated(draft))
+        shapes, huge = observe(draft.model, sample[1], sample[0])
+        return replace(draft, shapes={**_stated(draft), **shapes}, huge=huge)
+
+
+def _stated(draft: Draft) -> dict[str, tuple[int, ...]]:
+    """Static shapes written in the graph."""
+    values = [*draft.model.graph.inputs, *(v for node in draft.model.graph for v in node.outputs)]
+    known = ((v.name, v.shape) for v in values if v.name and v.shape is not None and v.shape.is_static())
+    return {str(name): tuple(int(d) for d in shape) for name, shape in known}

@@ -1,0 +1,29 @@
+"""The whole network in integers: what an integer-only chip or bare-metal C runs.
+
+Every operator that has an integer form is quantized, with an output quantizer of its own; the rest are float regions
+between dequantize and quantize. Activations int8 affine, weights int8 symmetric per-channel, bias int32.
+"""
+
+from halfeven.numerics.grid import INT8, INT8_NARROW
+from halfeven.numerics.scheme import Scheme, ZeroRule, per_channel
+from halfeven.targets.costs import UNIFORM
+from halfeven.targets.target import OpRule, Target
+
+ACT = Scheme(INT8, zero_point=ZeroRule.FREE)
+WEIGHT = Scheme(INT8_NARROW, per_channel(0))
+
+INTEGER = Target(
+    name="integer",
+    source="Jacob et al. 2018, arXiv:1712.05877; Krishnamoorthi 2018, arXiv:1806.08342",
+    rules=(
+        OpRule(("Conv", "ConvTranspose", "MatMul", "Gemm"), ACT, weight=WEIGHT, fuses=("Relu", "Clip")),
+        OpRule(("Add", "Sub", "Mul"), ACT, fuses=("Relu", "Clip")),
+        OpRule(("AveragePool", "GlobalAveragePool", "ReduceMean", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish"), ACT),
+        OpRule(("LeakyRelu", "PRelu", "Softmax", "Relu", "Clip"), ACT),
+        OpRule(("Concat", "MaxPool", "Pad"), ACT, output="as_input"),
+        OpRule(("Resize",), ACT, output="as_input", where={"mode": ("nearest", b"nearest", None)}),
+        OpRule(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Expand"), ACT, output="as_input"),
+    ),
+    costs=UNIFORM,
+    recurrent="the integer target has no recurrent layers",
+)

@@ -1,0 +1,46 @@
+"""ONNX Runtime on CPU: x86-64 (unsigned activations) and Arm (signed activations).
+
+x86: kernels are fast with uint8 activations and int8 weights; int8 activations are fused only when the session is told
+so. Arm has the signed kernels by default. Both take affine activations, per-channel symmetric int8 weights and an int32
+bias of scale (input scale * weight scale). What is "own" below has a QLinear kernel; what is "as_input" runs on codes as
+they are. Not listed means no integer kernel: Div, Sub, Erf, Clip on its own, LayerNormalization, ConvTranspose.
+"""
+
+from dataclasses import replace
+
+from halfeven.numerics.grid import INT8, INT8_NARROW, UINT8
+from halfeven.numerics.scheme import Scheme, ZeroRule, per_channel
+from halfeven.targets.costs import ORT_X86, UNIFORM
+from halfeven.targets.target import OpRule, Target
+
+ACT = Scheme(UINT8, zero_point=ZeroRule.FREE)
+WEIGHT = Scheme(INT8_NARROW, per_channel(0))
+TABLE = Scheme(INT8_NARROW)
+
+RULES = (
+    OpRule(("Conv",), ACT, weight=WEIGHT, fuses=("Relu", "Clip")),
+    OpRule(("MatMul", "Gemm"), ACT, weight=WEIGHT, output="either", fuses=("Relu", "Clip")),
+    OpRule(("Gather",), ACT, weight=TABLE, note="the table is stored as int8, dequantized after the lookup"),
+    OpRule(("Add", "Mul"), ACT, fuses=("Relu", "Clip")),
+    OpRule(("AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu", "Softmax"), ACT),
+    OpRule(("Concat", "MaxPool"), ACT, output="as_input"),
+    OpRule(("Resize",), ACT, output="as_input", where={"mode": ("nearest", b"nearest", None)}),
+    OpRule(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split"), ACT, output="as_input"),
+)
+
+ONNXRUNTIME = Target(
+    name="onnxruntime",
+    source="onnxruntime 1.31 core/optimizer/qdq_transformer (selectors), quantization/registry.py; run and read back",
+    rules=RULES,
+    costs=ORT_X86,
+    recurrent="ONNX Runtime has no integer kernel for static {op}; its weights dequantize on every run",
+)
+
+ACT_S8 = Scheme(INT8, zero_point=ZeroRule.FREE)
+ONNXRUNTIME_ARM = replace(
+    ONNXRUNTIME,
+    name="onnxruntime-arm",
+    source="as onnxruntime; MLAS signed kernels (S8S8) for Arm64",
+    rules=tuple(replace(rule, data=ACT_S8) for rule in RULES),
+    costs=UNIFORM,
+)

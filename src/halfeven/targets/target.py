@@ -1,0 +1,83 @@
+"""Targets: everything known about a piece of hardware and its runtime, as data.
+
+    OpRule     which operators take which schemes; several operators may share a row
+    Cost       what an operator costs there, in float and in integer, fitted to measurements on the target
+    Numerics   how the runtime rounds
+    Target     the table
+
+A rule's `output`:
+
+    own        the output has a quantizer of its own
+    as_input   the operator moves codes about, or picks some: output and inputs share one scale
+    either     the runtime has an integer kernel with integer output and one with float output
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from halfeven.numerics.rounding import Rounding
+from halfeven.numerics.scheme import Scheme
+
+
+@dataclass(frozen=True)
+class OpRule:
+    """One row: what the target can do with some operators."""
+
+    ops: tuple[str, ...]
+    data: Scheme
+    weight: Scheme | None = None
+    output: Literal["own", "as_input", "either"] = "own"
+    fuses: tuple[str, ...] = ()
+    ports: tuple[int, ...] | None = None
+    where: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    constants: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Nanoseconds of one call: for each multiply-add, output element, weight, row of a convolution's window, and once."""
+
+    mac: float = 0.0
+    element: float = 0.0
+    weight: float = 0.0
+    tap: float = 0.0
+    call: float = 0.0
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Measured costs, in float and in integer, by kind of operator; the borders between the two worlds; and how."""
+
+    source: str
+    floats: Mapping[str, Cost]
+    integers: Mapping[str, Cost]
+    quantize: Cost
+    dequantize: Cost
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """How the target computes."""
+
+    rounding: Rounding = Rounding.HALF_EVEN
+    bias_bits: int = 32
+
+
+@dataclass(frozen=True)
+class Target:
+    """A table, and the documents it was read from."""
+
+    name: str
+    source: str
+    rules: tuple[OpRule, ...]
+    costs: Costs
+    numerics: Numerics = Numerics()
+    clamps_in_range: bool = True
+    recurrent: str = ""
+    formats: tuple[str, ...] = ("onnx",)
+
+    def rule(self, op: str) -> OpRule | None:
+        """The row of an operator."""
+        return next((rule for rule in self.rules if op in rule.ops), None)
