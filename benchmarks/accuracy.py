@@ -48,11 +48,6 @@ def peer_command(
     ]
 
 
-def last_line(cost: process.Cost) -> str:
-    """The end of a process's last word on stderr, empty when it said nothing."""
-    return (cost.stderr.strip().splitlines() or [""])[-1][:150]
-
-
 def make(tool: str, network: networks.Network, output: Path, args: argparse.Namespace) -> measure.Row:
     """Make the INT8 file; the cost part of the row.
 
@@ -63,11 +58,11 @@ def make(tool: str, network: networks.Network, output: Path, args: argparse.Name
     else:
         cost, note = process.run(peer_command(tool, network, output, args, args.stride), args.memory_limit_gb), ""
         if cost.status and tool in HISTOGRAMS and not args.stride:
-            note = f"failed at first ({last_line(cost)}); run again one sample at a time"
+            note = f"failed at first ({cost.last_line}); run again one sample at a time"
             cost = process.run(peer_command(tool, network, output, args, 1), args.memory_limit_gb)
     row: measure.Row = {"cpu_s": cost.cpu_s, "wall_s": cost.wall_s, "peak_mb": cost.peak_mb, "status": cost.status}
     if cost.status or not output.exists():
-        row["error"] = last_line(cost) or "no file written"
+        row["error"] = cost.last_line or "no file written"
     return {**row, "note": note} if note else row
 
 

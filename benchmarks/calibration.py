@@ -63,7 +63,7 @@ def compare(name: str, model: Path, count: int, turns: int, batch: int, folder: 
     row: measure.Row = {"network": name, "samples": count, "turns": turns, "batch": batch}
     failed = next((c for c in plain + calibrated if c.status), None)
     if failed:
-        return {**row, "error": failed.stderr[-300:]}
+        return {**row, "error": failed.last_line or "failed without a word"}
     for field in ("cpu_s", "wall_s", "peak_mb"):
         pairs = [(getattr(p, field), getattr(c, field)) for p, c in zip(plain, calibrated, strict=True)]
         row[f"plain_{field}"] = statistics.median(p for p, _ in pairs)
@@ -90,9 +90,9 @@ def table() -> str:
     lines = []
     for row in rows:
         same = [r for r in rows if r["network"] == row["network"]]
-        note = row.get("error", "").replace("\n", " ")[-120:]
         cells = [row.get(k, "-") for k in keys]
-        lines.append([row["network"], row["samples"], *cells, marginal(same) if row is same[-1] else "", note])
+        last = marginal(same) if row is same[-1] else None
+        lines.append([row["network"], row["samples"], *cells, last or "", row.get("error", "")])
     return measure.markdown(head, lines)
 
 

@@ -31,7 +31,7 @@ def compare(network: networks.Network, args: argparse.Namespace) -> measure.Row:
     row: measure.Row = {"network": network.name, "samples": network.samples, "turns": args.turns}
     failed = next((cost for pair in pairs for cost in pair if cost.status), None)
     if failed:
-        return {**row, "error": failed.stderr[-300:]}
+        return {**row, "error": failed.last_line or "failed without a word"}
     for field in ("wall_s", "cpu_s", "peak_mb"):
         values = [(getattr(a, field), getattr(b, field)) for a, b in pairs]
         row[f"halfeven_{field}"] = statistics.median(a for a, _ in values)

@@ -28,6 +28,11 @@ class Cost:
     status: int
     stderr: str = ""
 
+    @property
+    def last_line(self) -> str:
+        """The last line on stderr, cut to 150 characters; empty when the process said nothing."""
+        return (self.stderr.strip().splitlines() or [""])[-1][:150]
+
 
 def run(command: Sequence[str], memory_limit_gb: float = 0.0, variables: Mapping[str, str] | None = None) -> Cost:
     """Run `command` to its end and say what it cost; a failing command is a cost with a status, not an exception.

@@ -16,7 +16,8 @@ import onnx_ir as ir
 
 from halfeven.errors import QuantError
 from halfeven.graph.plan import Plan
-from halfeven.stats.histogram import Histogram
+from halfeven.stats.moments import Moments
+from halfeven.stats.observation import Observation
 from halfeven.targets.target import Target
 
 Batch: TypeAlias = dict[str, npt.NDArray[np.generic]]
@@ -32,14 +33,15 @@ def no_progress(task: str, done: int, total: int | None) -> None:
 class Draft:
     """A float model, the target, and what has been decided and observed so far.
 
-    `shapes` are those of one run on a sample, by value name; `huge` the values of astronomic size seen in it, with
+    `stats` are by value name, `moments` (of what a layer multiplies by its weights) by node name. `shapes` are those of one run on a sample, by value name; `huge` the values of astronomic size seen in it, with
     their magnitude; `notes` are sentences for the user.
     """
 
     model: ir.Model
     target: Target
     plan: Plan = field(default_factory=Plan)
-    stats: Mapping[str, Histogram] = field(default_factory=dict)
+    stats: Mapping[str, Observation] = field(default_factory=dict)
+    moments: Mapping[str, Moments] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     huge: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

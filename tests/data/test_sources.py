@@ -139,11 +139,11 @@ def test_labels_are_read_from_each_kind_of_file(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("filename,label\na b.png,3\nb.png, 4\n")
     assert load_labels(tmp_path / "l.csv") == {"a b.png": {3}, "b.png": {4}}
     (tmp_path / "l.txt").write_text("3\n4\n")
-    assert load_labels(tmp_path / "l.txt") == {"0": {3}, "1": {4}}
+    assert load_labels(tmp_path / "l.txt") == {"[0]": {3}, "[1]": {4}}
     np.save(tmp_path / "l.npy", np.array([[3], [4]]))
-    assert load_labels(str(tmp_path / "l.npy")) == {"0": {3}, "1": {4}}
+    assert load_labels(str(tmp_path / "l.npy")) == {"[0]": {3}, "[1]": {4}}
     np.savez(tmp_path / "l.npz", labels=np.array([3, 4]), x=np.zeros(2))
-    assert load_labels(tmp_path / "l.npz") == load_labels([3, 4]) == {"0": {3}, "1": {4}}
+    assert load_labels(tmp_path / "l.npz") == load_labels([3, 4]) == {"[0]": {3}, "[1]": {4}}
     assert load_labels({"a": np.int64(3)}) == {"a": {3}}
 
 
@@ -185,6 +185,13 @@ def test_given_labels_match_by_name_stem_or_position(tmp_path: Path) -> None:
         BadCalibration, match=r"no sample has a label; samples are named as 'deep/a\.png', labels as 'z'"
     ):
         open_source(tmp_path, PICTURE, labels={"z": 1})
+
+
+def test_labels_by_position_are_not_taken_for_names(tmp_path: Path) -> None:
+    for name in ("0.png", "2.png", "1.jpg", "10.png"):
+        picture(tmp_path / name)
+    given = open_source(tmp_path, PICTURE, labels=np.array([5, 6, 7, 8])).labels
+    assert given == {"0.png": {5}, "1.jpg": {6}, "10.png": {7}, "2.png": {8}}
 
 
 def test_labels_by_position_count_before_a_limit(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@
     .npz           the same under the key y, label or labels
     array          the same
 
-Labels by position have the keys "0", "1", ... Lines that are empty or begin with # are passed over, and so is a first
-line without a number ("filename,label").
+Labels by position have the keys "[0]", "[1]", ... Lines that are empty or begin with # are passed over, and so is a
+first line without a number ("filename,label").
 """
 
 import json
@@ -26,7 +26,7 @@ LABEL_KEYS = ("y", "label", "labels")
 
 
 def load_labels(labels: str | Path | Array | Sequence[int] | Mapping[str, Any]) -> dict[str, frozenset[int]]:
-    """Read labels: file name, or position as text -> the acceptable classes.
+    """Read labels: file name, or "[position]" -> the acceptable classes.
 
     Raises:
         BadCalibration: missing, damaged, of another kind, or with labels that are not whole numbers.
@@ -59,12 +59,12 @@ def label_key(keys: Iterable[str]) -> str | None:
 
 
 def by_position(array: Array, where: str) -> dict[str, frozenset[int]]:
-    """Labels of an integer array [N] or [N, 1], keyed "0", "1", ..."""
+    """Labels of an integer array [N] or [N, 1], keyed "[0]", "[1]", ..."""
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise BadCalibration(f"{where}: labels are {array.dtype} {list(array.shape)}, expected whole numbers [N].")
-    return {str(index): frozenset({int(value)}) for index, value in enumerate(array)}
+    return {f"[{index}]": frozenset({int(value)}) for index, value in enumerate(array)}
 
 
 def match_labels(labels: Truth, names: Mapping[str, int], where: str) -> dict[str, frozenset[int]]:
@@ -78,14 +78,13 @@ def match_labels(labels: Truth, names: Mapping[str, int], where: str) -> dict[st
     found: dict[str, frozenset[int]] = {}
     for name, index in names.items():
         path = PurePosixPath(name)
-        for key in (name, path.name, path.stem, str(index)):
+        for key in (name, path.name, path.stem, f"[{index}]"):
             if key in labels:
                 found[name] = labels[key]
                 break
     if names and not found:
-        raise BadCalibration(
-            f"{where}: no sample has a label; samples are named as {next(iter(names))!r}, labels as {next(iter(labels), '')!r}."
-        )
+        ours, theirs = next(iter(names)), next(iter(labels), "")
+        raise BadCalibration(f"{where}: no sample has a label; samples are named as {ours!r}, labels as {theirs!r}.")
     return found
 
 
@@ -114,7 +113,7 @@ def _from_lines(path: Path) -> dict[str, frozenset[int]]:
     for place, (number, line) in enumerate(lines):
         name, value = split_line(line)
         if value is None and re.fullmatch(r"-?\d+", name):
-            name, value = str(len(labels)), int(name)
+            name, value = f"[{len(labels)}]", int(name)
         if value is None and place > 0:
             raise BadCalibration(f"{path.name}, line {number}: {line!r} is not 'file class' with a whole number.")
         if value is not None:
@@ -130,7 +129,7 @@ def _from_json(path: Path) -> dict[str, frozenset[int]]:
     except (OSError, ValueError) as error:
         raise BadCalibration(f"{path.name} cannot be read as JSON ({error}).") from error
     if isinstance(content, list):
-        content = {str(index): value for index, value in enumerate(content)}
+        content = {f"[{index}]": value for index, value in enumerate(content)}
     if not isinstance(content, dict) or not content:
         raise BadCalibration(f"{path.name}: expected file names with class numbers, as {{'cat.jpg': 281}}.")
     return {name: _classes(value, path.name, name) for name, value in content.items()}

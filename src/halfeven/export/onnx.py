@@ -19,6 +19,7 @@ import onnx_ir as ir
 from halfeven.draft import Draft
 from halfeven.errors import UnsupportedByTarget
 from halfeven.graph import ops
+from halfeven.graph.clamps import CLAMPS, idle
 from halfeven.graph.plan import Plan, Quantizer, Site
 from halfeven.numerics.quantize import quantize
 from halfeven.numerics.scheme import QParams
@@ -168,8 +169,8 @@ class _Writer:
         group = everyone if everyone is not None else self.plan.sites[Site(name, single[0][0].name or "", single[0][1])]
         params = self.plan.groups[group].params
         assert params is not None
-        clamp = self._idle_clamp(value, params) if everyone is not None else None
-        source = value if clamp is None else clamp.inputs[0]
+        clamps = self._idle_clamps(value, params) if everyone is not None else []
+        source = clamps[-1].inputs[0] if clamps else value
         assert source is not None
         scale, zero = self._params(name, group, params)
         q = ir.Node("", "QuantizeLinear", [source, scale, zero], num_outputs=1, name=f"{name}_QuantizeLinear")
@@ -183,7 +184,7 @@ class _Writer:
         self._insert([q, dq], source)
         if everyone is not None and value.is_graph_output():
             _swap_output(self.model, value, new)
-        if clamp is not None:
+        for clamp in clamps:
             self.model.graph.remove(clamp, safe=True)
 
     def _insert(self, nodes: list[ir.Node], value: ir.Value) -> None:
@@ -193,36 +194,20 @@ class _Writer:
         else:
             self.model.graph.insert_before(self.model.graph[0], nodes)
 
-    def _idle_clamp(self, value: ir.Value, params: QParams) -> ir.Node | None:
-        """The Relu or Clip that makes `value`, when it cannot change anything that the codes can express."""
+    def _idle_clamps(self, value: ir.Value, params: QParams) -> list[ir.Node]:
+        """The clamps between a quantized node and `value` that cannot change what the codes express, last first."""
+        found: list[ir.Node] = []
         node = value.producer()
-        if not self.clamps or node is None or node.op_type not in ("Relu", "Clip"):
-            return None
-        before = node.inputs[0]
-        maker = before.producer() if before is not None else None
-        if before is None or maker is None or len(before.uses()) != 1 or before.is_graph_output():
-            return None
-        quantized = any(site.consumer == maker.name for site in self.plan.sites)
-        return node if quantized and within_clamp(node, params) else None
-
-
-def within_clamp(node: ir.Node, params: QParams) -> bool:
-    """Whether every value of the codes lies within the bounds of a Relu or Clip, to a relative 1e-6."""
-    grid, scale, zero = params.scheme.grid, float(params.scale.ravel()[0]), int(params.zero_point.ravel()[0])
-    low, high = clamp_bounds(node)
-    slack = 1e-6 * scale * (grid.high - grid.low)
-    return (grid.low - zero) * scale >= low - slack and (grid.high - zero) * scale <= high + slack
-
-
-def clamp_bounds(node: ir.Node) -> tuple[float, float]:
-    """Lower and upper bound of a Relu or Clip with constant bounds."""
-    if node.op_type == "Relu":
-        return 0.0, float("inf")
-    bounds = [ops.constant_of(v) for v in node.inputs[1:3]] + [None, None]
-    low, high = (None if t is None else float(t.numpy()) for t in bounds[:2])
-    minimum = ops.attribute(node, "min", float("-inf")) if low is None else low
-    maximum = ops.attribute(node, "max", float("inf")) if high is None else high
-    return float(minimum), float(maximum)  # type: ignore[arg-type]
+        while self.clamps and node is not None and node.op_type in CLAMPS and idle(node, params):
+            before = node.inputs[0]
+            maker = before.producer() if before is not None else None
+            if before is None or maker is None or len(before.uses()) != 1 or before.is_graph_output():
+                break
+            found.append(node)
+            if maker.op_type not in CLAMPS and any(site.consumer == maker.name for site in self.plan.sites):
+                return found
+            node = maker
+        return []
 
 
 def bias_params(plan: Plan, node: ir.Node, quantizer: Quantizer) -> QParams:

@@ -18,6 +18,8 @@ from math import prod
 
 import onnx_ir as ir
 
+from halfeven.graph.edit import constant as constant_of
+
 
 @dataclass(frozen=True)
 class Traits:
@@ -44,13 +46,6 @@ QUANTIZED_OPS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"}
     | {"MatMulInteger", "QGemm", "QLinearAdd", "QLinearMul", "QLinearConcat", "MatMulNBits", "DynamicQuantizeLSTM"}
 )
-
-
-def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """The tensor of an initializer, or None for anything computed or fed."""
-    if value is None or value.is_graph_input() or value.producer() is not None:
-        return None
-    return value.const_value
 
 
 def weight_port(node: ir.Node) -> int | None:

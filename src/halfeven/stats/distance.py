@@ -80,7 +80,8 @@ class Fidelity:
         """Cosine of the angle between the two."""
         if self.signal == 0 or self.other == 0:
             return float(self.signal == self.other)
-        return self.dot / (math.sqrt(self.signal) * math.sqrt(self.other))
+        ratio = self.dot / (math.sqrt(self.signal) * math.sqrt(self.other))
+        return math.copysign(1.0, ratio) if abs(ratio) > 1 else ratio  # rounding only; NaN stays
 
     @property
     def mse(self) -> float:

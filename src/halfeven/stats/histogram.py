@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from halfeven.errors import BadCalibration
+from halfeven.errors import BadCalibration, BadOption
 from halfeven.numerics.bins import BINS, Counts, coarsen, exponent_for, sides
 from halfeven.numerics.native import histogram
 from halfeven.stats.summary import Array, Extrema, float32_of, with_fields
@@ -72,7 +72,14 @@ class Histogram:
 
     @classmethod
     def of(cls, x: Array, stride: int = 1, threads: int = 1) -> Self:
-        """Histogram of `x`, of any shape; each `stride`-th element is counted."""
+        """Histogram of `x`, of any shape; each `stride`-th element is counted.
+
+        Raises:
+            BadCalibration: `x` does not hold floats.
+            BadOption: `stride` is less than 1.
+        """
+        if stride < 1:
+            raise BadOption(f"Histogram: a stride of {stride} was given; 1 counts each element, 7 each seventh.")
         (low, high, nans, infs), zeros, counts = histogram(float32_of(x), stride, threads)
         return cls(Extrema(low, high, x.size, nans, infs), zeros, counts)
 

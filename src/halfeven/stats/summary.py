@@ -18,7 +18,7 @@ import numpy.typing as npt
 from halfeven.errors import BadCalibration
 from halfeven.numerics.native import extrema
 
-Array = npt.NDArray[np.floating]
+Array = npt.NDArray[np.generic]
 
 
 class Summary(Protocol):
@@ -50,12 +50,10 @@ def float32_of(x: Array) -> npt.NDArray[np.float32]:
     Raises:
         BadCalibration: `x` does not hold floats.
     """
-    if x.dtype == np.float32:
-        return x
     if x.dtype.kind not in "fV" or not np.can_cast(x.dtype, np.float64):
         raise BadCalibration(f"A tensor of dtype {x.dtype} has no range to calibrate: floats were expected.")
     with np.errstate(over="ignore"):
-        return x.astype(np.float32)
+        return np.asarray(x, np.float32)
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,9 @@ class Extrema:
         """
         with_fields(data, "range", "count", "nans", "infs")
         low, high = bounds_from(data["range"])
-        if np.float32(low) != low or np.float32(high) != high:
+        with np.errstate(over="ignore"):
+            rounded = np.array([low, high]).astype(np.float32).tolist()
+        if rounded != [low, high]:
             raise BadCalibration(f"Stored extrema: the range {data['range']} does not consist of float32 values.")
         return cls(low, high, int(data["count"]), int(data["nans"]), int(data["infs"]))
 
@@ -148,10 +148,11 @@ class MovingAverage:
         """Take the samples of `x` in, in their order."""
         now = self
         for sample in np.atleast_1d(float32_of(x)):
-            now = now._move(Extrema.of(np.asarray(sample)))
+            now = now.move(Extrema.of(np.asarray(sample)))
         return now
 
-    def _move(self, sample: Extrema) -> Self:
+    def move(self, sample: Extrema) -> Self:
+        """Take the extrema of the next sample in."""
         samples, nans, infs = self.samples + 1, self.nans + sample.nans, self.infs + sample.infs
         if sample.empty:
             return type(self)(self.low, self.high, samples, nans, infs, self.c)

@@ -1,0 +1,101 @@
+"""The vectors that a layer's weights multiply: windows of a convolution, rows of a matrix product."""
+
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from halfeven.graph import ops
+
+Array = npt.NDArray[np.float32]
+
+
+def patches(node: ir.Node, x: Array, limit: int) -> Array | None:
+    """Up to `limit` input vectors of a layer, evenly spread over the output positions.
+
+    Args:
+        node: Conv, Gemm or MatMul with a constant weight.
+        x: The layer's data input.
+        limit: How many vectors at most for each item of the batch.
+
+    Returns:
+        Shape (groups, vectors, k), k as in `matrix_of`; None for a node without that form.
+    """
+    if node.op_type in ("Gemm", "MatMul"):
+        rows = x.reshape(-1, x.shape[-1])
+        return rows[_spread(len(rows), limit)][None]
+    return _windows(node, x, limit) if node.op_type == "Conv" and x.ndim >= 3 else None
+
+
+def matrix_of(node: ir.Node, weight: Array) -> Array:
+    """The weight as (groups, outputs, k): what the vectors of `patches` are multiplied by."""
+    if node.op_type == "Conv":
+        groups = int(ops.attribute(node, "group", 1))  # type: ignore[call-overload]
+        return weight.reshape(groups, weight.shape[0] // groups, -1)
+    rows = weight if node.op_type == "Gemm" and ops.attribute(node, "transB", 0) else np.swapaxes(weight, -1, -2)
+    return rows.reshape(1, -1, rows.shape[-1])
+
+
+def weight_of(node: ir.Node, matrix: Array, shape: tuple[int, ...]) -> Array:
+    """The inverse of `matrix_of`."""
+    if node.op_type == "Conv" or ops.attribute(node, "transB", 0):
+        return matrix.reshape(shape)
+    return np.ascontiguousarray(matrix[0].T).reshape(shape)
+
+
+def vector_length(node: ir.Node) -> int:
+    """k of `matrix_of`, from the weight's shape; 0 for a node without that form."""
+    port = ops.weight_port(node)
+    if port != 1 or node.op_type not in ("Conv", "Gemm", "MatMul"):
+        return 0
+    shape = [int(d) for d in node.inputs[1].const_value.shape]  # type: ignore[union-attr]
+    if node.op_type == "Conv":
+        return prod(shape[1:])
+    if len(shape) != 2:
+        return 0
+    return shape[1] if node.op_type == "Gemm" and ops.attribute(node, "transB", 0) else shape[0]
+
+
+def _spread(count: int, limit: int) -> npt.NDArray[np.int64]:
+    return np.arange(count) if count <= limit else (np.arange(limit) * count) // limit
+
+
+def _windows(node: ir.Node, x: Array, limit: int) -> Array:
+    kernel = [int(d) for d in node.inputs[1].const_value.shape[2:]]  # type: ignore[union-attr]
+    axes = len(kernel)
+    strides = _ints(node, "strides", [1] * axes)
+    dilations = _ints(node, "dilations", [1] * axes)
+    groups = int(ops.attribute(node, "group", 1))  # type: ignore[call-overload]
+    x = np.pad(x, [(0, 0), (0, 0), *_pads(node, x.shape[2:], kernel, strides, dilations)])
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    counts = [(s - r) // t + 1 for s, r, t in zip(x.shape[2:], reach, strides, strict=True)]
+    picked = np.unravel_index(_spread(prod(counts), limit), counts)
+    index: list[npt.NDArray[np.int64]] = []
+    for axis, (at, stride, size, dilation) in enumerate(zip(picked, strides, kernel, dilations, strict=True)):
+        taps = (np.arange(size) * dilation).reshape([-1 if i == axis else 1 for i in range(axes)])
+        index.append(np.asarray(at * stride).reshape(-1, *[1] * axes) + taps)
+    found = x[(slice(None), slice(None), *index)]  # batch, channels, positions, kernel...
+    batch, channels, positions = found.shape[:3]
+    split = found.reshape(batch, groups, channels // groups, positions, prod(kernel))
+    return split.transpose(1, 0, 3, 2, 4).reshape(groups, batch * positions, -1)
+
+
+def _ints(node: ir.Node, name: str, default: list[int]) -> list[int]:
+    return [int(v) for v in ops.attribute(node, name, default)]  # type: ignore[union-attr]
+
+
+def _pads(
+    node: ir.Node, size: tuple[int, ...], kernel: list[int], strides: list[int], dilations: list[int]
+) -> list[tuple[int, int]]:
+    axes = len(kernel)
+    auto = ops.attribute(node, "auto_pad", "NOTSET")
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        out = []
+        for s, k, t, d in zip(size, kernel, strides, dilations, strict=True):
+            total = max((-(-s // t) - 1) * t + (k - 1) * d + 1 - s, 0)
+            small, large = total // 2, total - total // 2
+            out.append((small, large) if auto == "SAME_UPPER" else (large, small))
+        return out
+    pads = _ints(node, "pads", [0] * 2 * axes) if auto == "NOTSET" else [0] * 2 * axes
+    return list(zip(pads[:axes], pads[axes:], strict=True))

@@ -1,0 +1,30 @@
+"""Reading and replacing constant operands, without touching what other nodes read."""
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from halfeven.graph import ops
+from halfeven.graph.edit import add_initializer, unused, value_names
+
+
+def array_at(node: ir.Node, port: int) -> npt.NDArray[np.generic] | None:
+    """The constant that a node reads at `port`, as an array; None when there is none."""
+    tensor = ops.constant_of(node.inputs[port]) if port < len(node.inputs) else None
+    return None if tensor is None else tensor.numpy()
+
+
+def put_constant(node: ir.Node, port: int, array: npt.NDArray[np.generic], model: ir.Model) -> None:
+    """Let input `port` of `node` be `array`; a constant with other readers is left to them, under its name."""
+    if port >= len(node.inputs):
+        node.resize_inputs(port + 1)
+    value = node.inputs[port]
+    alone = value is not None and len(value.uses()) == 1 and not value.is_graph_output()
+    if value is not None and alone and value.graph is node.graph:
+        value.const_value = ir.tensor(array, name=value.name)
+        value.shape = ir.Shape(array.shape)
+        return
+    base = value.name if value is not None and value.name else f"{node.inputs[1].name}_bias"  # type: ignore[union-attr]
+    name = unused(base, value_names(model))
+    assert node.graph is not None
+    node.replace_input_with(port, add_initializer(node.graph, name, ir.tensor(array, name=name)))

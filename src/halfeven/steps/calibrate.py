@@ -1,0 +1,152 @@
+"""Calibrate: from what was observed to scales and zero points.
+
+    activation   range by the chosen estimator from the group's merged statistics -> parameters of its scheme
+    constant     minimum and maximum of the tensor itself; weights per channel
+    bias         scale = input scale * weight scale, no freedom; but a bias too large for int32 at that scale has the
+                 weight's scale of its channel raised until it fits (a dead channel's tiny weights otherwise ruin it)
+
+A group whose parameters are set already (pinned, or from an edited plan) is left alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from halfeven.draft import Draft, Progress, Samples
+from halfeven.errors import BadCalibration, BadOption
+from halfeven.graph import ops
+from halfeven.graph.clamps import clamp_limits
+from halfeven.graph.plan import Plan, Quantizer
+from halfeven.graph.weights import array_at
+from halfeven.numerics.quantize import params_for, params_of
+from halfeven.numerics.scheme import QParams
+from halfeven.stats.estimate import PERCENTILE, estimate, method_named
+from halfeven.stats.observation import Observation
+from halfeven.steps.observe import watched
+
+BIAS_LIMIT = float(2**30)
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    """Choose every scale and zero point."""
+
+    name: ClassVar[str] = "calibrate"
+    method: str = "auto"
+    """minmax, moving-average, percentile, entropy (KL), mse, or auto: of these the least expected error, per tensor."""
+    percentile: float = PERCENTILE
+    """For percentile and auto: the share of values kept, in percent."""
+    tensors: tuple[str, ...] = ()
+    """Other methods for some tensors: PATTERN=METHOD, glob patterns on tensor names; the first that fits counts."""
+
+    def __call__(self, draft: Draft, data: Samples, progress: Progress) -> Draft:
+        """The draft with parameters for every group.
+
+        Raises:
+            BadOption: an unknown method, or a pattern that fits no tensor.
+            BadCalibration: a tensor was not observed.
+        """
+        method_named(self.method)
+        rules = [self._rule(text) for text in self.tensors]
+        plan, notes = draft.plan, []
+        members: dict[int, list[str]] = {}
+        for value, group in watched(draft).items():
+            members.setdefault(group, []).append(value)
+        for pattern, _ in rules:
+            if not any(fnmatchcase(v, pattern) for values in members.values() for v in values):
+                raise BadOption(f"--tensors '{pattern}=...' fits no quantized tensor. `halfeven inspect` lists them.")
+        bounds = clamp_limits(draft.model) if draft.target.clamps_in_range else {}
+        for i, (group, values) in enumerate(sorted(members.items())):
+            quantizer = self._activation(plan.groups[group], values, draft.stats, rules)
+            quantizer = _within(quantizer, [bounds[v] for v in values if v in bounds])
+            plan = plan.with_group(group, quantizer)
+            progress("calibrate", i + 1, len(members))
+        plan, fixed = _constants(draft.model, plan)
+        notes += fixed
+        return replace(draft, plan=plan).noting(*notes)
+
+    @staticmethod
+    def _rule(text: str) -> tuple[str, str]:
+        pattern, sign, method = text.rpartition("=")
+        if not sign:
+            raise BadOption(f"--tensors '{text}': expected PATTERN=METHOD, for instance 'head/*=minmax'.")
+        method_named(method)
+        return pattern, method
+
+    def _activation(
+        self, quantizer: Quantizer, values: list[str], stats: Mapping[str, Observation], rules: list[tuple[str, str]]
+    ) -> Quantizer:
+        missing = [v for v in values if v not in stats]
+        if missing:
+            raise BadCalibration(f"Tensor '{missing[0]}' is not in the statistics: they are of another plan or model.")
+        seen = stats[values[0]]
+        for value in values[1:]:
+            seen = seen.merge(stats[value])
+        method = next((m for p, m in rules for v in values if fnmatchcase(v, p)), self.method)
+        evidence = seen.moving if method == "moving-average" else seen.histogram
+        if evidence is None:
+            evidence, method = seen.histogram, "minmax"
+        if seen.histogram.empty:
+            return replace(quantizer, params=params_for(0.0, 0.0, quantizer.scheme), method="empty")
+        options = {"percentile": self.percentile} if "percentile" in method_named(method).options else {}
+        low, high = estimate(method, evidence, quantizer.scheme, **options)
+        return replace(quantizer, params=params_for(low, high, quantizer.scheme), method=method)
+
+
+def _within(quantizer: Quantizer, bounds: list[float]) -> Quantizer:
+    """No code above what the clamps of the group let pass, so that saturation can replace them."""
+    params = quantizer.params
+    if not bounds or params is None:
+        return quantizer
+    zero, scale, grid = float(params.zero_point.ravel()[0]), float(params.scale.ravel()[0]), params.scheme.grid
+    low, high = (grid.low - zero) * scale, (grid.high - zero) * scale
+    limit = min(bounds)
+    if high <= limit * (1 + 1e-6):
+        return quantizer
+    return replace(quantizer, params=params_for(low, limit, params.scheme, params.scale.ndim))
+
+
+def _constants(model: ir.Model, plan: Plan) -> tuple[Plan, list[str]]:
+    """Parameters of weights and constant operands; weights widened where their bias needs it."""
+    nodes = {node.name or "": node for node in model.graph}
+    notes = []
+    for site, group in sorted(plan.sites.items()):
+        quantizer = plan.groups[group]
+        if quantizer.role == "weight" and quantizer.params is None:
+            array = array_at(nodes[site.consumer], site.port)
+            assert array is not None
+            x = array.astype(np.float32)
+            if not np.isfinite(x).all():
+                raise BadCalibration(f"Weight '{site.value}' holds NaN or infinity; it cannot be quantized.")
+            params = params_of(x, quantizer.scheme)
+            plan = plan.with_group(group, replace(quantizer, params=params, method="minmax"))
+    for site, group in sorted(plan.sites.items()):
+        if plan.groups[group].role == "bias":
+            plan, widened = _fit_bias(nodes[site.consumer], plan)
+            if widened:
+                notes.append(f"'{site.consumer}': the weight scale of {widened} channels was raised for their bias")
+    return plan, notes
+
+
+def _fit_bias(node: ir.Node, plan: Plan) -> tuple[Plan, int]:
+    """Raise weight scales until |bias| / (input scale * weight scale) stays below 2**30."""
+    traits = ops.TRAITS[node.op_type]
+    bias, name = array_at(node, traits.bias or 0), node.name or ""
+    data = plan.seen_by(node.inputs[traits.data].name or "", name, traits.data)  # type: ignore[union-attr]
+    group = next(g for s, g in plan.sites.items() if s.consumer == name and s.port == traits.weight)
+    params = plan.groups[group].params
+    if bias is None or data is None or data.params is None or params is None:
+        return plan, 0
+    needed = np.abs(bias.astype(np.float64)) / (float(data.params.scale.ravel()[0]) * BIAS_LIMIT)
+    old = params.scale
+    needed = needed.max() if old.size == 1 else needed.reshape(old.shape)
+    new = np.maximum(old, needed).astype(np.float32)
+    widened = int((new > old).sum())
+    if not widened:
+        return plan, 0
+    params = QParams(params.scheme, new, params.zero_point)
+    return plan.with_group(group, replace(plan.groups[group], params=params)), widened

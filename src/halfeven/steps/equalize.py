@@ -1,0 +1,250 @@
+"""Equalize: channels of one tensor brought to like ranges, where the network does not notice.
+
+A per-tensor scale serves its widest channel; the others get few codes. Where tensors pass only through operators that
+commute with a positive factor per channel (ReLU, pooling, Add of two such tensors), channel c may be multiplied by s_c if
+the layers that make it multiply their output channel by s_c and the layers that read it divide by it (Nagel et al.
+2019, arXiv:1906.04721, section 4.1; the factor of a whole residual stream is shared). Per-channel weight scales absorb
+both at no loss in the maker and in a depthwise reader; in another reader, quiet channels' weights shrink beside loud
+ones. So s_c = min((R / m_c)^a, limit), where m_c is the largest magnitude seen in channel c and R that of the tensor,
+and a in 0, 0.1 .. 1 minimises the error expected at the readers' outputs (uniform rounding errors):
+
+    sum_o sum_c w_oc^2 D^2 / (12 s_c^2)  +  sum_o (max_c |w_oc / s_c| / 127)^2 / 12 * sum_c s_c^2 E[x_c^2]
+
+with D the tensor's step after scaling. Clip(0, b) becomes Relu and Min(b s_c): the same function, channel by channel;
+once quantized, both vanish into the saturation of the codes.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from halfeven.draft import Draft, Progress, Samples
+from halfeven.graph import ops
+from halfeven.graph.edit import add_initializer, unused, value_names
+from halfeven.graph.weights import array_at, put_constant
+from halfeven.graph.clamps import clamp_bounds
+from halfeven.run.ort import OrtExecutor
+
+Doubles = npt.NDArray[np.float64]
+TRANSPARENT = frozenset({"Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Add"})
+
+
+@dataclass(frozen=True)
+class Equalize:
+    """Cross-layer equalization by activation ranges, of single tensors and of whole residual streams."""
+
+    name: ClassVar[str] = "equalize"
+    samples: int = 32
+    """How many samples the channels' ranges are taken from; 0 leaves the step out."""
+    limit: float = 8.0
+    """The largest factor: more would clip what the samples did not show."""
+
+    def __call__(self, draft: Draft, data: Samples, progress: Progress) -> Draft:
+        """The draft with scaled weights; its outputs are those before, up to rounding."""
+        if self.samples <= 0:
+            return draft
+        model = draft.model.clone()
+        sites = {site.value for site, g in draft.plan.sites.items() if draft.plan.groups[g].role == "activation"}
+        streams = [s for s in find_streams(model) if s.scalable(draft.plan.floats) and s.names & sites]
+        if not streams:
+            return draft
+        seen = _channel_ranges(draft.model, {n for s in streams for n in s.names & sites}, self.samples, data, progress)
+        done = 0
+        for stream in streams:
+            ranges = [seen[name] for name in sorted(stream.names & sites) if name in seen]
+            factors = best_factors(stream, ranges, self.limit) if ranges else None
+            if factors is not None and factors.max() > 1.0 + 1e-6:
+                stream.scale(factors, model)
+                done += 1
+        note = f"equalized {done} of {len(streams)} tensors and residual streams by channel"
+        return replace(draft, model=model).noting(note) if done else draft
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelRange:
+    """Per channel of one tensor: lowest and highest value (zero included), mean square."""
+
+    low: Doubles
+    high: Doubles
+    square: Doubles
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Values that must share a factor per channel, and the nodes around them."""
+
+    values: tuple[ir.Value, ...]
+    makers: tuple[ir.Node, ...]
+    readers: tuple[ir.Node, ...]
+    clips: tuple[ir.Node, ...]
+
+    @property
+    def names(self) -> set[str]:
+        """The names of the values."""
+        return {v.name for v in self.values if v.name}
+
+    def scalable(self, floats: Mapping[str, str]) -> bool:
+        """Whether it pays: there are makers and readers, and no Clip that would stay a float operator."""
+        return bool(self.makers and self.readers) and not any(clip.name in floats for clip in self.clips)
+
+    def scale(self, s: Doubles, model: ir.Model) -> None:
+        """Multiply channel c of the values by s_c, in the makers' weights, and undo it in the readers'."""
+        for node in self.makers:
+            weight = _weights(node)
+            put_constant(node, 1, (weight * s.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.float32), model)
+            bias = array_at(node, 2)
+            if bias is not None:
+                put_constant(node, 2, (bias * s).astype(np.float32), model)
+        for node in self.readers:
+            weight = _weights(node)
+            shape = (-1, *[1] * (weight.ndim - 1)) if ops.is_depthwise(node) else (1, -1, *[1] * (weight.ndim - 2))
+            put_constant(node, 1, (weight / s.reshape(shape)).astype(np.float32), model)
+        for node in self.clips:
+            _bound_by_channel(node, s, model)
+
+
+def _weights(node: ir.Node) -> Doubles:
+    weight = array_at(node, 1)
+    assert weight is not None
+    return weight.astype(np.float64)
+
+
+def find_streams(model: ir.Model) -> Iterator[Stream]:
+    """Yield the sets of values that are tied by operators which commute with a factor per channel."""
+    parent: dict[ir.Value, ir.Value] = {}
+
+    def root(value: ir.Value) -> ir.Value:
+        parent.setdefault(value, value)
+        while parent[value] is not value:
+            value = parent[value]
+        return value
+
+    for node in model.graph:
+        if node.op_type == "Conv" or _transparent(node):
+            root(node.outputs[0])
+        if _transparent(node):
+            for port in ops.data_ports(node):
+                parent[root(node.inputs[port])] = root(node.outputs[0])  # type: ignore[arg-type]
+    groups: dict[ir.Value, list[ir.Value]] = {}
+    for value in list(parent):
+        groups.setdefault(root(value), []).append(value)
+    for values in groups.values():
+        stream = _stream(values)
+        if stream is not None:
+            yield stream
+
+
+def _transparent(node: ir.Node) -> bool:
+    """Whether f(s x) = s f(x) for a positive factor per channel (axis 1), and the node has no constant in the way."""
+    if node.op_type not in TRANSPARENT or node.domain != "" or len(node.outputs) != 1:
+        return False
+    if node.op_type == "Add":
+        shapes = [v.shape for v in node.inputs if v is not None]
+        return len(ops.data_ports(node)) == 2 and shapes[0] == shapes[-1] and shapes[0] is not None
+    if node.op_type == "Clip":
+        return clamp_bounds(node)[0] == 0.0
+    return True
+
+
+def _stream(values: list[ir.Value]) -> Stream | None:
+    """The stream, or None when a value is an input, an output, or met by an operator that would notice."""
+    makers, readers, clips, inside = [], [], [], set(values)
+    for value in values:
+        node = value.producer()
+        if node is None or value.is_graph_output():
+            return None
+        if node.op_type == "Conv":
+            if ops.constant_of(node.inputs[1]) is None or (ops.bias_of(node) and array_at(node, 2) is None):
+                return None
+            makers.append(node)
+        elif node.op_type == "Clip":
+            clips.append(node)
+        elif not _transparent(node):
+            return None
+        for use in value.uses():
+            if use.node.op_type == "Conv" and use.idx == 0 and ops.constant_of(use.node.inputs[1]) is not None:
+                if ops.attribute(use.node, "group", 1) != 1 and not ops.is_depthwise(use.node):
+                    return None
+                readers.append(use.node)
+            elif not _transparent(use.node) or use.node.outputs[0] not in inside:
+                return None
+    return Stream(tuple(values), tuple(makers), tuple(readers), tuple(clips))
+
+
+def _bound_by_channel(clip: ir.Node, s: Doubles, model: ir.Model) -> None:
+    """Clip(x, 0, b) -> Min(Relu(x), b s_c)."""
+    source, out, bound = clip.inputs[0], clip.outputs[0], clamp_bounds(clip)[1]
+    assert source is not None and clip.graph is not None
+    taken = value_names(model)
+    relu = ir.Node("", "Relu", [source], num_outputs=1, name=clip.name)
+    relu.outputs[0].name = unused(f"{out.name}_relu", taken)
+    relu.outputs[0].type, relu.outputs[0].shape = out.type, out.shape
+    name = unused(f"{out.name}_bound", taken)
+    rank = len(out.shape) if out.shape is not None else 4
+    bounds = (bound * s).astype(np.float32).reshape(1, -1, *[1] * (rank - 2))
+    limit = add_initializer(clip.graph, name, ir.tensor(bounds, name=name))  # type: ignore[arg-type]
+    least = ir.Node("", "Min", [relu.outputs[0], limit], num_outputs=1, name=f"{clip.name}_bound")
+    clip.append([relu, least])
+    final, new = out.name, least.outputs[0]
+    new.type, new.shape = out.type, out.shape
+    out.replace_all_uses_with(new, replace_graph_outputs=True)
+    clip.graph.remove(clip, safe=True)
+    out.name, new.name = None, final
+
+
+def best_factors(stream: Stream, ranges: list[ChannelRange], limit: float) -> Doubles | None:
+    """The factors of least expected error, as the module's text defines it; None for channels that do not fit."""
+    low = np.minimum.reduce([r.low for r in ranges])
+    high = np.maximum.reduce([r.high for r in ranges])
+    square = np.mean([r.square for r in ranges], axis=0)
+    size = np.maximum(high, -low)
+    widest = float(size.max())
+    if widest <= 0 or any(len(r.low) != len(low) for r in ranges):
+        return None
+    size = np.maximum(size, widest * 1e-6)
+    readers = [(ops.is_depthwise(node), _weights(node)) for node in stream.readers]
+    powers = [1.0] if all(depthwise for depthwise, _ in readers) else [i / 10 for i in range(11)]
+    candidates = [np.minimum((widest / size) ** a, limit) for a in powers]
+    errors = [sum(_error(s, low, high, square, len(ranges), *reader) for reader in readers) for s in candidates]
+    return candidates[int(np.argmin(errors))]
+
+
+def _error(
+    s: Doubles, low: Doubles, high: Doubles, square: Doubles, tensors: int, depthwise: bool, weight: Doubles
+) -> float:
+    step = ((high * s).max() - (low * s).min()) / 255
+    if depthwise:
+        return float(((weight.reshape(len(s), -1) ** 2).sum(1) * step**2 / 12 / s**2).sum())
+    by_channel = weight.swapaxes(0, 1).reshape(len(s), -1)
+    rounding = tensors * ((by_channel**2).sum(1) * step**2 / 12 / s**2).sum()
+    scaled = weight / s.reshape(1, -1, *[1] * (weight.ndim - 2))
+    steps = np.abs(scaled.reshape(len(weight), -1)).max(1) / 127
+    window = float(np.prod(weight.shape[2:]))
+    return float(rounding + (steps**2 / 12).sum() * (square * s**2).sum() * window)
+
+
+def _channel_ranges(
+    model: ir.Model, names: set[str], count: int, data: Samples, progress: Progress
+) -> dict[str, ChannelRange]:
+    run = OrtExecutor(model, tuple(sorted(names)))
+    found: dict[str, ChannelRange] = {}
+    total = 0
+    for label, feeds in islice(data, count):
+        values = run(feeds, label)
+        for name in names:
+            x = np.asarray(values[name])
+            if x.ndim < 2 or x.size == 0:
+                continue
+            axes = (0, *range(2, x.ndim))
+            low, high = np.minimum(x.min(axes), 0), np.maximum(x.max(axes), 0)
+            square = np.square(x, dtype=np.float32).mean(axes, dtype=np.float64)
+            old = found.get(name, ChannelRange(low, high, np.zeros_like(square)))
+            found[name] = ChannelRange(np.minimum(old.low, low), np.maximum(old.high, high), old.square + square)
+        total += 1
+        progress("equalize", total, count)
+    return {k: ChannelRange(r.low.astype(np.float64), r.high.astype(np.float64), r.square / total) for k, r in found.items()}

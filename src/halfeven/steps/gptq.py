@@ -1,0 +1,122 @@
+"""Gptq: weights rounded one after another, each making up for the errors of those before.
+
+Rounding to nearest minimises the error of the weights; what matters is the error of the layer's output. For a row w of
+weights, codes q and inputs x that error is E[((w - q) . x)^2]. Where the bias may move, its mean part costs nothing and
+the quadratic form is the covariance C of the inputs (stats/moments.py): b += (w - q) . E[x]. Frantar et al. 2022,
+arXiv:2210.17323: in the order of columns j, with U the upper Cholesky factor of C^-1 (C^-1 = U^T U),
+
+    q_j = quantize(w_j);   e = (w_j - q_j) / U_jj;   w_k -= e U_jk  for k > j               (eqs. 2, 3 of the paper)
+
+C is damped by a share of its mean diagonal, and columns are taken from the largest variance to the least. A group of
+channels (depthwise: each channel) has its own C. The result is kept only where it has less expected error than rounding
+to nearest has, row by row, so the step can only help on the data it has seen.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from halfeven.draft import Draft, Progress, Samples
+from halfeven.graph.patches import matrix_of, weight_of
+from halfeven.graph.weights import array_at, put_constant
+from halfeven.graph.plan import Site
+from halfeven.numerics.quantize import dequantize, quantize, spread
+from halfeven.numerics.scheme import QParams
+from halfeven.stats.moments import Moments
+
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Gptq:
+    """Round weights so that each layer's output, not each weight, is kept; move the bias by the mean error."""
+
+    name: ClassVar[str] = "gptq"
+    damping: float = 0.01
+    """Share of the mean variance that is added to each; more trusts the data less."""
+
+    def __call__(self, draft: Draft, data: Samples, progress: Progress) -> Draft:
+        """The draft with weights that lie on their grids, and corrected biases. Needs `draft.moments` (from Observe)."""
+        model = draft.model.clone()
+        layers = [(node, g) for node in model.graph if (g := _weight_group(draft, node)) is not None]
+        for i, (node, group) in enumerate(layers):
+            params = draft.plan.groups[group].params
+            if params is not None:
+                self._round(node, params, draft.moments[node.name or ""], model)
+            progress("round weights", i + 1, len(layers))
+        return replace(draft, model=model) if layers else draft
+
+    def _round(self, node: ir.Node, params: QParams, moments: Moments, model: ir.Model) -> None:
+        weight = array_at(node, 1)
+        assert weight is not None
+        bias = array_at(node, 2) if node.op_type in ("Conv", "Gemm") else None
+        x = weight.astype(np.float32)
+        matrix = matrix_of(node, x).astype(np.float64)
+        scale = matrix_of(node, np.ascontiguousarray(spread(params.scale, x.shape) * np.ones(x.shape))).astype(np.float64)
+        limits = params.scheme.grid.low, params.scheme.grid.high
+        free = bias is not None
+        form = moments.covariance if free else moments.gram / max(moments.count, 1)
+        nearest = matrix_of(node, dequantize(quantize(x, params), params)).astype(np.float64)
+        codes = solve_gptq(matrix, scale, form, limits, self.damping)
+        better = _error(matrix - codes * scale, form) < _error(matrix - nearest, form)
+        chosen = np.where(better[:, :, None], codes * scale, nearest)
+        put_constant(node, 1, weight_of(node, chosen, x.shape).astype(np.float32), model)
+        if bias is not None:
+            shift = np.einsum("gok,gk->go", matrix - chosen, moments.mean).reshape(bias.shape)
+            put_constant(node, 2, (bias + shift).astype(np.float32), model)
+
+
+def _weight_group(draft: Draft, node: ir.Node) -> int | None:
+    value = node.inputs[1] if len(node.inputs) > 1 else None
+    if value is None or node.name not in draft.moments or draft.moments[node.name].count == 0:
+        return None
+    return draft.plan.sites.get(Site(value.name or "", node.name or "", 1))
+
+
+def _error(difference: Doubles, form: Doubles) -> Doubles:
+    """d^T C d for each row: (groups, outputs, k) and (groups, k, k) -> (groups, outputs)."""
+    return np.asarray(((difference @ form) * difference).sum(-1))
+
+
+def solve_gptq(weight: Doubles, scale: Doubles, form: Doubles, limits: tuple[int, int], damping: float) -> Doubles:
+    """Codes (symmetric, zero point 0) of least output error, as the module's text defines them.
+
+    Args:
+        weight: (groups, outputs, k).
+        scale: the same shape, positive.
+        form: (groups, k, k), symmetric, positive semidefinite.
+        limits: lowest and highest code.
+        damping: share of the mean diagonal added to it.
+
+    Returns:
+        Codes as floats, the shape of `weight`.
+    """
+    groups, _, k = weight.shape
+    diagonal = np.einsum("gkk->gk", form)
+    base = diagonal.mean(1, keepdims=True)
+    base = np.where(base > 0, base, 1.0)
+    form = form + np.eye(k) * (damping * base)[:, :, None]
+    order = np.argsort(-diagonal, axis=1, kind="stable")
+    rows = np.arange(groups)[:, None]
+    form = form[rows[:, :, None], order[:, :, None], order[:, None, :]]
+    factor = np.linalg.cholesky(np.linalg.inv(form)).transpose(0, 2, 1)
+    left = np.take_along_axis(weight, order[:, None, :], 2)
+    steps = np.take_along_axis(scale, order[:, None, :], 2)
+    codes = np.empty_like(left)
+    for start in range(0, k, BLOCK):
+        stop = min(start + BLOCK, k)
+        errors = np.empty_like(left[:, :, start:stop])
+        for j in range(start, stop):
+            codes[:, :, j] = np.clip(np.rint(left[:, :, j] / steps[:, :, j]), *limits)
+            error = (left[:, :, j] - codes[:, :, j] * steps[:, :, j]) / factor[:, j, j, None]
+            left[:, :, j + 1 : stop] -= error[:, :, None] * factor[:, None, j, j + 1 : stop]
+            errors[:, :, j - start] = error
+        left[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
+    back = np.argsort(order, axis=1)
+    return np.take_along_axis(codes, back[:, None, :], 2)
+
+
+BLOCK = 64

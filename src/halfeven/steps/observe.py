@@ -1,0 +1,151 @@
+"""Observe: one pass over the data, which feeds every estimator and the rounding of weights.
+
+Every sample runs alone, so what is remembered does not depend on the size of batches; histograms merge exactly, so it
+does not depend on the order of samples either (the moving average excepted, which is defined on an order). Memory is
+one sample's activations and a bounded summary for each tensor.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from halfeven.draft import Batch, Draft, Progress, Samples
+from halfeven.errors import BadCalibration
+from halfeven.graph import ops
+from halfeven.graph.patches import patches, vector_length
+from halfeven.graph.plan import Site
+from halfeven.run.ort import OrtExecutor
+from halfeven.stats.moments import Moments
+from halfeven.stats.observation import Observation
+
+TOGETHER = 256
+LONGEST = 1152  # a layer with longer input vectors gets no second moments: they grow with the square
+
+
+@dataclass(frozen=True)
+class Observe:
+    """Watch every tensor to be quantized while the float model runs."""
+
+    name: ClassVar[str] = "observe"
+    elements: int = 65536
+    """Of one tensor in one sample, about how many values are counted in its histogram; extrema see all."""
+    moments: int = 64
+    """How many samples, the first, second moments of the layers' inputs are taken from; 0 for none."""
+    vectors: int = 32
+    """Of one layer in one sample, how many input vectors these are taken from."""
+
+    def __call__(self, draft: Draft, data: Samples, progress: Progress) -> Draft:
+        """The draft with `stats` and `moments`. Statistics it has already are kept; then only the others are watched.
+
+        Raises:
+            BadCalibration: no sample, or a tensor with NaN; the sample is named.
+        """
+        wanted = watched(draft)
+        missing = sorted(set(wanted) - set(draft.stats))
+        layers = self._layers(draft)
+        if not missing and not layers:
+            return draft
+        stats = {name: Observation() for name in missing}
+        moments = _Collector(layers, self.vectors)
+        run = OrtExecutor(draft.model, tuple({*missing, *(_input(node) for node in layers)}))
+        count = 0
+        for label, feeds in data:
+            if count >= self.moments and not missing:
+                break
+            values = {**feeds, **run(feeds, label)}
+            for name in missing:
+                stats[name] = _take(stats[name], name, values, label, self.elements)
+            if count < self.moments:
+                moments.take(values)
+            count += 1
+            progress("observe", count, None)
+        if count == 0:
+            raise BadCalibration("There is no sample to calibrate with: the data are empty.")
+        return replace(draft, stats={**draft.stats, **stats}, moments={**draft.moments, **moments.found()})
+
+    def _layers(self, draft: Draft) -> list[ir.Node]:
+        if self.moments <= 0:
+            return []
+        weights = {(s.consumer, s.port) for s, g in draft.plan.sites.items() if draft.plan.groups[g].role == "weight"}
+        return [
+            node
+            for node in draft.model.graph
+            if (node.name, 1) in weights and 0 < vector_length(node) <= LONGEST and node.name not in draft.moments
+        ]
+
+
+class _Collector:
+    """Second moments of several layers' inputs; vectors are multiplied a few hundred at a time."""
+
+    def __init__(self, layers: Sequence[ir.Node], limit: int) -> None:
+        self.layers, self.limit = layers, limit
+        self.waiting: dict[str, list[npt.NDArray[np.float32]]] = {}
+        self.moments: dict[str, Moments] = {}
+
+    def take(self, values: Mapping[str, object]) -> None:
+        """Take the inputs of one sample in."""
+        for node in self.layers:
+            found = patches(node, np.asarray(values[_input(node)], np.float32), self.limit)
+            if found is None or found.shape[1] == 0:
+                continue
+            waiting = self.waiting.setdefault(node.name or "", [])
+            waiting.append(found)
+            if sum(x.shape[1] for x in waiting) >= TOGETHER:
+                self._multiply(node.name or "")
+
+    def _multiply(self, name: str) -> None:
+        new = Moments.of(np.concatenate(self.waiting.pop(name), axis=1))
+        self.moments[name] = self.moments[name].merge(new) if name in self.moments else new
+
+    def found(self) -> dict[str, Moments]:
+        """The moments by node name."""
+        for name in list(self.waiting):
+            self._multiply(name)
+        return self.moments
+
+
+def _input(node: ir.Node) -> str:
+    return node.inputs[0].name or ""  # type: ignore[union-attr]
+
+
+def _take(old: Observation, name: str, values: Batch, label: str, limit: int) -> Observation:
+    x = np.asarray(values[name])
+    new = old.then(x, limit, threads=2)
+    if new.histogram.extrema.nans > old.histogram.extrema.nans:
+        raise BadCalibration(
+            f"{label}: tensor '{name}' holds {new.histogram.extrema.nans - old.histogram.extrema.nans} NaN although the "
+            "sample does not. Leave the sample out, or keep the layer in float."
+        )
+    return new
+
+
+def watched(draft: Draft) -> dict[str, int]:
+    """The values to observe, with their group: all of a group but those another member makes by moving codes."""
+    makers = {v.name: node for node in draft.model.graph for v in node.outputs}
+    found: dict[str, int] = {}
+    for site, group in sorted(draft.plan.sites.items()):
+        quantizer = draft.plan.groups[group]
+        if quantizer.role != "activation" or quantizer.params is not None:
+            continue
+        node, rule = makers.get(site.value), None
+        if node is not None:
+            rule = draft.target.rule(node.op_type)
+        moved = rule is not None and rule.output == "as_input" and node is not None and _same_group(draft, node, group)
+        if not moved:
+            found[site.value] = group
+    return found
+
+
+def _same_group(draft: Draft, node: ir.Node, group: int) -> bool:
+    """Whether all that a code-moving node reads is in its output's group, so that its output holds nothing new."""
+    for port in ops.data_ports(node):
+        value = node.inputs[port]
+        assert value is not None
+        site = Site(value.name or "", node.name or "", port)
+        if draft.plan.sites.get(site, draft.plan.sites.get(Site(site.value))) != group:
+            return False
+    return True

@@ -1,0 +1,52 @@
+"""Simplify: the float model made fit for quantization, and proof that it still computes the same."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from halfeven.draft import Draft, Progress, Samples
+from halfeven.errors import UnsupportedModel
+from halfeven.graph.opset import convert_opset
+from halfeven.graph.prepare import prepare
+from halfeven.run.compare import relative_error
+from halfeven.run.ort import first
+
+OPSET_FOR_AXIS = 13
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Simplify:
+    """Names, constants, BatchNormalization into layers, opset; checked against the source on one sample."""
+
+    name: ClassVar[str] = "simplify"
+    opset: int = 17
+    """The opset to raise older models to (13 is the first with per-channel scales); newer ones keep theirs."""
+
+    def __call__(self, draft: Draft, data: Samples, progress: Progress) -> Draft:
+        """The draft with a prepared model.
+
+        Raises:
+            UnsupportedModel: the prepared model's outputs differ by more than 1e-5 of their norm from the source's.
+        """
+        model, notes = prepare(draft.model)
+        model, notes = self._raise_opset(model, notes)
+        sample = first(data)
+        if sample is None:
+            return replace(draft, model=model).noting(*notes)
+        error, where = relative_error(draft.model, model, [sample])
+        if not error <= TOLERANCE:
+            raise UnsupportedModel(
+                f"Preparing the model changed output '{where}' by {error:.2g} of its norm on {sample[0]}, more than "
+                f"{TOLERANCE:g}. This is a defect of Halfeven; please report it with the model."
+            )
+        return replace(draft, model=model).noting(*notes)
+
+    def _raise_opset(self, model: ir.Model, notes: list[str]) -> tuple[ir.Model, list[str]]:
+        current = model.opset_imports.get("", 0)
+        if current >= OPSET_FOR_AXIS or current == 0:
+            return model, notes
+        raised, more = prepare(convert_opset(model, max(self.opset, OPSET_FOR_AXIS)))
+        note = f"opset {current} was raised to {raised.opset_imports['']}: per-channel scales need {OPSET_FOR_AXIS}"
+        return raised, [*notes, note, *more]
