@@ -82,7 +82,7 @@ def measured(tool: str, network: networks.Network, args: argparse.Namespace) -> 
             samples = list(networks.feeds(network, 0, network.batch, network.batch))
             row |= {"batch": network.batch, **measure.latency(network.model, output, samples, args.seconds)}
         except Exception as error:  # ONNX Runtime has no public base class for its errors
-            row["error"] = f"the file does not run: {str(error)[:300]}"
+            row["error"] = f"the file does not run: {error}".replace(f"{output.parent}/", "")[:300]
     return row
 
 

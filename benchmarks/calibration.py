@@ -66,8 +66,8 @@ def compare(name: str, model: Path, count: int, turns: int, batch: int, folder: 
         return {**row, "error": failed.last_line or "failed without a word"}
     for field in ("cpu_s", "wall_s", "peak_mb"):
         pairs = [(getattr(p, field), getattr(c, field)) for p, c in zip(plain, calibrated, strict=True)]
-        row[f"plain_{field}"] = statistics.median(p for p, _ in pairs)
-        row[f"calibration_{field}"] = statistics.median(c for _, c in pairs)
+        row[f"plain_{field}"] = round(statistics.median(p for p, _ in pairs), 3)
+        row[f"calibration_{field}"] = round(statistics.median(c for _, c in pairs), 3)
         row[f"{field}_ratio"] = round(statistics.median(c / p for p, c in pairs), 3)
     return row
 

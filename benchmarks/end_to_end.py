@@ -34,8 +34,8 @@ def compare(network: networks.Network, args: argparse.Namespace) -> measure.Row:
         return {**row, "error": failed.last_line or "failed without a word"}
     for field in ("wall_s", "cpu_s", "peak_mb"):
         values = [(getattr(a, field), getattr(b, field)) for a, b in pairs]
-        row[f"halfeven_{field}"] = statistics.median(a for a, _ in values)
-        row[f"ort_{field}"] = statistics.median(b for _, b in values)
+        row[f"halfeven_{field}"] = round(statistics.median(a for a, _ in values), 3)
+        row[f"ort_{field}"] = round(statistics.median(b for _, b in values), 3)
         row[f"{field}_ratio"] = round(statistics.median(a / b for a, b in values), 3)
     return row
 

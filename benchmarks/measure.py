@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def integer_nodes(model: Path) -> Row:
 
 
 def score(network: Network, model: Path) -> Row:
-    """The network's score: what its scorer prints, else the SQNR over the calibration file's unused rows."""
+    """The network's score: what its scorer prints, else the SQNR over its test file."""
     if network.scorer:
         command = [sys.executable, str(network.scorer), network.name, str(model)]
         if network.name == "sentence_encoder":
@@ -125,12 +126,18 @@ def score(network: Network, model: Path) -> Row:
         if done.returncode:
             return {"error": done.stderr.strip().splitlines()[-1][:300]}
         return dict(json.loads(done.stdout.strip().splitlines()[-1]))
-    held_out = list(feeds(network, network.samples, 10**9, network.batch))
+    if network.test is None:
+        return {"error": "no scorer and no test data"}
+    held_out = list(feeds(replace(network, data=network.test), 0, 10**9, network.batch))
     reference, output = (
         np.concatenate([np.asarray(s.run(None, f)[0]).ravel() for f in held_out])
         for s in (session(network.model), session(model))
     )
-    return {"name": network.name, "sqnr_db": sqnr_db(reference, output), "count": len(held_out)}
+    return {
+        "name": network.name,
+        "sqnr_db": sqnr_db(reference, output),
+        "count": sum(len(next(iter(f.values()))) for f in held_out),
+    }
 
 
 def environment() -> Row:

@@ -146,7 +146,7 @@ class _Writer:
         if scale.shape is not None and len(scale.shape) == 0:
             tail = [ir.Node("", "DequantizeLinear", [inner.outputs[0], scale, zero], num_outputs=1, name=f"{name}_DequantizeLinear")]
         else:
-            column = self._initializer(f"{scale.name}_rows", scale.const_value.numpy().reshape(-1, 1))  # type: ignore[union-attr]
+            column = self._initializer(f"{scale.name}_rows", scale.const_value.numpy().reshape(-1, *[1] * (len(codes.shape) - 1)))  # type: ignore[union-attr]
             rows = ir.Node("", "Gather", [column, *node.inputs[1:]], [ir.AttrInt64("axis", 0)], num_outputs=1, name=f"{name}_scales")
             cast = ir.Node("", "Cast", [inner.outputs[0]], [ir.AttrInt64("to", int(ir.DataType.FLOAT))], num_outputs=1, name=f"{name}_cast")
             tail = [rows, cast, ir.Node("", "Mul", [cast.outputs[0], rows.outputs[0]], num_outputs=1, name=f"{name}_dequantize")]

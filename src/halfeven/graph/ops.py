@@ -80,8 +80,10 @@ def weight_axis(node: ir.Node, port: int) -> int | None:
     """The output-channel axis of the weight at `port`, or None where one scale a channel cannot leave the sum."""
     rank = len(constant_of(node.inputs[port]).shape)  # type: ignore[union-attr]
     match node.op_type:
-        case "Conv" | "Gather":
+        case "Conv":
             return 0
+        case "Gather":
+            return 0 if attribute(node, "axis", 0) == 0 else None
         case "ConvTranspose":
             return 1 if attribute(node, "group", 1) == 1 else None
         case "Gemm":

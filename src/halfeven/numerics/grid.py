@@ -34,8 +34,8 @@ class IntGrid:
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 32:
             raise BadOption(f"IntGrid: {self.bits} bits asked for; integers of 1 to 32 bits exist.")
-        if self.narrow and self.bits == 1:
-            raise BadOption("IntGrid: 1 bit and narrow leaves one code; use narrow=False.")
+        if self.narrow and (self.bits == 1 or not self.signed):
+            raise BadOption("IntGrid: a narrow grid drops the lowest code of a signed one of 2 bits or more.")
 
     @property
     def low(self) -> int:

@@ -13,6 +13,8 @@ weights); a signed full grid merely keeps -128 for what saturates. Ranges too sm
 zeros among them, get scale 1 and zero point 0, as ONNX Runtime's quantizer does.
 """
 
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
@@ -21,6 +23,7 @@ from halfeven.numerics.rounding import Rounding
 from halfeven.numerics.scheme import QParams, ScaleRule, Scheme
 
 Array = npt.NDArray[np.float32]
+T = TypeVar("T", bound=np.generic)
 TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -63,7 +66,7 @@ def _tiled(x: Array, scale_shape: tuple[int, ...]) -> Array:
     return x.reshape([d for n, size in zip(scale_shape, x.shape, strict=True) for d in (n, size // n if n else 0)])
 
 
-def spread(values: npt.NDArray[np.generic], shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
+def spread(values: npt.NDArray[T], shape: tuple[int, ...]) -> npt.NDArray[T]:
     """Repeat `values` (a scale or zero point) along its tiles until it broadcasts against a tensor of `shape`."""
     if values.size == 1:
         return values.reshape((1,) * len(shape))

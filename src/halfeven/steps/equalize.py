@@ -5,8 +5,8 @@ commute with a positive factor per channel (ReLU, pooling, Add of two such tenso
 the layers that make it multiply their output channel by s_c and the layers that read it divide by it (Nagel et al.
 2019, arXiv:1906.04721, section 4.1; the factor of a whole residual stream is shared). Per-channel weight scales absorb
 both at no loss in the maker and in a depthwise reader; in another reader, quiet channels' weights shrink beside loud
-ones. So s_c = min((R / m_c)^a, limit), where m_c is the largest magnitude seen in channel c and R that of the tensor,
-and a in 0, 0.1 .. 1 minimises the error expected at the readers' outputs (uniform rounding errors):
+ones. So s_c = (R / (h m_c))^a, within 1 and `limit`, where m_c is the largest magnitude seen in channel c, R that of the
+tensor, h a headroom for what was not seen, and a in 0, 0.1 .. 1 minimises the error expected at the readers' outputs (uniform rounding errors):
 
     sum_o sum_c w_oc^2 D^2 / (12 s_c^2)  +  sum_o (max_c |w_oc / s_c| / 127)^2 / 12 * sum_c s_c^2 E[x_c^2]
 
@@ -42,7 +42,9 @@ class Equalize:
     samples: int = 32
     """How many samples the channels' ranges are taken from; 0 leaves the step out."""
     limit: float = 8.0
-    """The largest factor: more would clip what the samples did not show."""
+    """The largest factor."""
+    headroom: float = 1.5
+    """How much more than the samples showed a channel may reach before it sets the tensor's range."""
 
     def __call__(self, draft: Draft, data: Samples, progress: Progress) -> Draft:
         """The draft with scaled weights; its outputs are those before, up to rounding."""
@@ -57,7 +59,7 @@ class Equalize:
         done = 0
         for stream in streams:
             ranges = [seen[name] for name in sorted(stream.names & sites) if name in seen]
-            factors = best_factors(stream, ranges, self.limit) if ranges else None
+            factors = best_factors(stream, ranges, self.limit, self.headroom) if ranges else None
             if factors is not None and factors.max() > 1.0 + 1e-6:
                 stream.scale(factors, model)
                 done += 1
@@ -197,7 +199,7 @@ def _bound_by_channel(clip: ir.Node, s: Doubles, model: ir.Model) -> None:
     out.name, new.name = None, final
 
 
-def best_factors(stream: Stream, ranges: list[ChannelRange], limit: float) -> Doubles | None:
+def best_factors(stream: Stream, ranges: list[ChannelRange], limit: float, headroom: float) -> Doubles | None:
     """The factors of least expected error, as the module's text defines it; None for channels that do not fit."""
     low = np.minimum.reduce([r.low for r in ranges])
     high = np.maximum.reduce([r.high for r in ranges])
@@ -209,7 +211,7 @@ def best_factors(stream: Stream, ranges: list[ChannelRange], limit: float) -> Do
     size = np.maximum(size, widest * 1e-6)
     readers = [(ops.is_depthwise(node), _weights(node)) for node in stream.readers]
     powers = [1.0] if all(depthwise for depthwise, _ in readers) else [i / 10 for i in range(11)]
-    candidates = [np.minimum((widest / size) ** a, limit) for a in powers]
+    candidates = [np.clip((widest / size / headroom) ** a, 1.0, limit) for a in powers]
     errors = [sum(_error(s, low, high, square, len(ranges), *reader) for reader in readers) for s in candidates]
     return candidates[int(np.argmin(errors))]
 

@@ -5,11 +5,12 @@ float, one for each integer reader, all of one group. Operators that move codes 
 one group (union-find over values), so that a scale is solved once for all of them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
+import numpy as np
 import onnx_ir as ir
 
 from halfeven.draft import Draft, Progress, Samples
@@ -17,9 +18,14 @@ from halfeven.errors import BadOption
 from halfeven.graph import ops
 from halfeven.graph.plan import Plan, Quantizer, Site
 from halfeven.numerics.grid import IntGrid
+from halfeven.numerics.quantize import fake_quantize, params_of
 from halfeven.numerics.scheme import PER_TENSOR, Scheme, per_channel
+from halfeven.stats.distance import sqnr_db
 from halfeven.steps.regions import Unit, choose, make_units
 from halfeven.targets.target import OpRule, Target
+
+TABLE_ROWS = 4096
+TABLE_SQNR = 30.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,8 @@ class Place:
         """The draft with a plan. Needs `draft.shapes` (from Trace) for the costs."""
         if self.prefer not in ("speed", "size"):
             raise BadOption(f"--prefer '{self.prefer}' is not known. Choose speed or size.")
-        reasons = {**_kept(draft.model, self.keep_float), **_post_processing(draft.model), **_masks(draft)}
+        reasons = {**_rough_tables(draft.model, draft.target), **_masks(draft), **_post_processing(draft.model)}
+        reasons.update(_kept(draft.model, self.keep_float))
         units = make_units(draft.model, draft.target, reasons)
         chosen, floats = choose(units, draft.target, draft.shapes, self.prefer)
         plan = _Placer(draft.model, draft.target, chosen).plan()
@@ -81,6 +88,22 @@ def _masks(draft: Draft) -> dict[str, str]:
         for value in (*node.inputs, *node.outputs)
         if value is not None and value.name in huge
     }
+
+
+def _rough_tables(model: ir.Model, target: Target) -> dict[str, str]:
+    """Lookup tables whose rows hold outliers beside which int8 leaves little of the rest."""
+    rule = target.rule("Gather")
+    found: dict[str, str] = {}
+    for node in model.graph if rule is not None and rule.weight is not None else []:
+        if node.op_type != "Gather" or ops.weight_port(node) is None or ops.weight_axis(node, 0) is None:
+            continue
+        table = ops.constant_of(node.inputs[0])
+        assert table is not None and rule is not None and rule.weight is not None
+        rows = table.numpy()[:: max(1, int(table.shape[0]) // TABLE_ROWS)].astype(np.float32)
+        quality = sqnr_db(rows, fake_quantize(rows, params_of(rows, rule.weight)))
+        if quality < TABLE_SQNR:
+            found[node.name or ""] = f"its table has outliers: int8 rows would keep {quality:.0f} dB of it"
+    return found
 
 
 def _inner(model: ir.Model) -> dict[str, str]:
@@ -187,5 +210,3 @@ class _Placer:
             if value.name and self._makes_codes(value) and list(value.uses()) or value.is_graph_output() and self._makes_codes(value):
                 self.activations.setdefault(Site(value.name or ""), (value.name or "", rule.data, f"{self.target.name}: output of {unit.head.op_type} '{unit.head.name}'"))
 
-
-_ = Mapping

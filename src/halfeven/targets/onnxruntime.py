@@ -15,12 +15,11 @@ from halfeven.targets.target import OpRule, Target
 
 ACT = Scheme(UINT8, zero_point=ZeroRule.FREE)
 WEIGHT = Scheme(INT8_NARROW, per_channel(0))
-TABLE = Scheme(INT8_NARROW)
 
 RULES = (
     OpRule(("Conv",), ACT, weight=WEIGHT, fuses=("Relu", "Clip")),
     OpRule(("MatMul", "Gemm"), ACT, weight=WEIGHT, output="either", fuses=("Relu", "Clip")),
-    OpRule(("Gather",), ACT, weight=TABLE, note="the table is stored as int8, dequantized after the lookup"),
+    OpRule(("Gather",), ACT, weight=WEIGHT),
     OpRule(("Add", "Mul"), ACT, fuses=("Relu", "Clip")),
     OpRule(("AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu", "Softmax"), ACT),
     OpRule(("Concat", "MaxPool"), ACT, output="as_input"),

@@ -32,7 +32,6 @@ class OpRule:
     ports: tuple[int, ...] | None = None
     where: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     constants: bool = True
-    note: str = ""
 
 
 @dataclass(frozen=True)
