@@ -14,7 +14,7 @@ import pytest
 from halfeven import errors
 
 PACKAGE = Path(errors.__file__).parent
-ROOT = PACKAGE.parents[1]
+ROOT = Path(__file__).parents[1]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
@@ -25,15 +25,16 @@ LAYERS = (
     {"draft"},
     {"run"},
     {"steps", "export"},
-    {"report"},
+    {"report", "options"},
     {"api"},
     {"halfeven"},
     {"cli", "progress"},
 )
+HEIGHTS = {name: height for height, names in enumerate(LAYERS) for name in names}
 DOORS = {
     "PIL": r"data/\w+\.py",
     "halfeven.numerics._native": r"numerics/native\.py",
-    "numpy": r"(?!cli|progress|__init__).*",
+    "numpy": r"(?!errors|cli|progress|__init__).*",
     "onnx": r"(graph|run|export)/\w+\.py",
     "onnx_ir": r"(graph|run|steps|export)/\w+\.py|draft\.py|api\.py",
     "onnxruntime": r"run/ort\.py",
@@ -63,29 +64,23 @@ def syntax(path: Path) -> ast.Module:
 def layer(name: str) -> int:
     """The height of `halfeven.x.y`; `halfeven` itself, which gives the public names, stands above what it names."""
     part = name.split(".")[1] if "." in name else name
-    part = "cli" if part.startswith("cli") else part
-    return next(height for height, names in enumerate(LAYERS) if part in names)
+    return HEIGHTS["cli" if part.startswith("cli") else part]
 
 
 def module_name(path: Path) -> str:
     return ".".join(("halfeven", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
 
 
-def imports(node: ast.AST) -> Iterator[str]:
-    """The modules that a statement imports, and those below it; of `from halfeven import errors` the second."""
-    for found in ast.walk(node):
-        if isinstance(found, ast.Import):
-            yield from (alias.name for alias in found.names)
-        elif isinstance(found, ast.ImportFrom):
-            assert found.level == 0, "imports are absolute"
-            whole = found.module or ""
-            inner = [f"{whole}.{alias.name}" for alias in found.names]
-            yield from (name if (PACKAGE.parent / name.replace(".", "/")).exists() or is_module(name) else whole
-                        for name in inner)  # fmt: skip
-
-
-def is_module(name: str) -> bool:
-    return name.endswith("._native") or (PACKAGE.parent / (name.replace(".", "/") + ".py")).exists()
+def imports(tree: ast.AST) -> Iterator[str]:
+    """The modules that are imported anywhere in a syntax tree; of `from halfeven import errors` it is the second."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            assert node.level == 0, f"imports are absolute, not as 'from .{module} import'"
+            inner = HEIGHTS if module == "halfeven" else {"_native"}
+            yield from (f"{module}.{alias.name}" if alias.name in inner else module for alias in node.names)
 
 
 def at_import(tree: ast.Module) -> Iterator[str]:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from halfeven.errors import QuantError
 from halfeven.graph.plan import Plan
+from halfeven.stats.channels import ChannelRange
 from halfeven.stats.moments import Moments
 from halfeven.stats.observation import Observation
 from halfeven.targets.target import Target
@@ -33,7 +34,7 @@ def no_progress(task: str, done: int, total: int | None) -> None:
 class Draft:
     """A float model, the target, and what has been decided and observed so far.
 
-    `stats` are by value name, `moments` (of what a layer multiplies by its weights) by node name. `shapes` are those of one run on a sample, by value name; `huge` the values of astronomic size seen in it, with
+    `stats` and `channels` are by value name, `moments` (of what a layer multiplies by its weights) by node name. `shapes` are those of one run on a sample, by value name; `huge` the values of astronomic size seen in it, with
     their magnitude; `notes` are sentences for the user.
     """
 
@@ -41,6 +42,7 @@ class Draft:
     target: Target
     plan: Plan = field(default_factory=Plan)
     stats: Mapping[str, Observation] = field(default_factory=dict)
+    channels: Mapping[str, ChannelRange] = field(default_factory=dict)
     moments: Mapping[str, Moments] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     huge: Mapping[str, float] = field(default_factory=dict)

@@ -5,6 +5,7 @@ there: the session is told their folder, so that a model of any size is built fr
 """
 
 import tempfile
+import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,13 +25,16 @@ class OrtExecutor:
     """Runs a model; call it with feeds, get a batch of its outputs and of what is watched.
 
     `threads` 0 lets the runtime choose. `optimize=False` runs the graph as written, so that every float is rounded
-    where the graph says so. `arena=False` gives memory back after each run.
+    where the graph says so. `written` receives the runtime's optimised graph; `signed`
+    lets x86 fuse signed activations too.
     """
 
     model: ir.Model | str | Path
     watch: tuple[str, ...] = ()
     threads: int = 0
     optimize: bool = True
+    written: Path | None = None
+    signed: bool = False
     _open: list[object] = field(default_factory=list, repr=False, compare=False)
 
     @property
@@ -68,6 +72,10 @@ def _session(run: OrtExecutor) -> object:
     options.intra_op_num_threads = run.threads
     if not run.optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if run.written is not None:
+        options.optimized_model_filepath = str(run.written)
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
+    options.add_session_config_entry("session.qdqisint8allowed", "1" if run.signed else "0")
     try:
         if isinstance(run.model, (str, Path)):
             return ort.InferenceSession(str(run.model), options, providers=["CPUExecutionProvider"])
@@ -144,18 +152,14 @@ def _reason(error: Exception) -> str:
     return text.split("Status Message:")[-1].strip()[:300]
 
 
-def integer_nodes(path: str | Path) -> tuple[int, int]:
+def integer_nodes(model: ir.Model | str | Path) -> tuple[int, int]:
     """How many layers the runtime executes with integer kernels, and how many layers there are, after its optimiser."""
     import onnx
-    import onnxruntime as ort
 
     with tempfile.TemporaryDirectory(prefix="halfeven-") as folder:
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
-        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        nodes = onnx.load(options.optimized_model_filepath, load_external_data=False).graph.node
+        path = Path(folder) / "optimized.onnx"
+        OrtExecutor(model, written=path).outputs  # noqa: B018  the optimised graph is written when the session opens
+        nodes = onnx.load(path, load_external_data=False).graph.node
     integer = sum(node.op_type in INTEGER_LAYERS for node in nodes)
     return integer, integer + sum(node.op_type in FLOAT_LAYERS for node in nodes)
 
@@ -167,3 +171,20 @@ FLOAT_LAYERS = frozenset({"Conv", "FusedConv", "MatMul", "FusedMatMul", "Gemm", 
 def first(samples: Iterable[tuple[str, Batch]]) -> tuple[str, Batch] | None:
     """The first sample, if there is one."""
     return next(iter(samples), None)
+
+
+def interleaved(a: OrtExecutor, b: OrtExecutor, feeds: Batch, seconds: float, least: int = 5) -> list[tuple[float, float]]:
+    """Milliseconds of a run of `a` and one of `b`, in turn (A B, B A, ...), until `seconds` are over; two warm-ups."""
+    for _ in range(2):
+        a(feeds)
+        b(feeds)
+    pairs: list[tuple[float, float]] = []
+    end = time.perf_counter() + seconds
+    while len(pairs) < least or (time.perf_counter() < end and len(pairs) < 500):
+        times = [0.0, 0.0]
+        for which in (0, 1) if len(pairs) % 2 == 0 else (1, 0):
+            start = time.perf_counter()
+            (a, b)[which](feeds)
+            times[which] = (time.perf_counter() - start) * 1000
+        pairs.append((times[0], times[1]))
+    return pairs

@@ -29,6 +29,7 @@ from halfeven.graph.edit import add_initializer, unused, value_names
 from halfeven.graph.weights import array_at, put_constant
 from halfeven.graph.clamps import clamp_bounds
 from halfeven.run.ort import OrtExecutor
+from halfeven.stats.channels import ChannelRange
 
 Doubles = npt.NDArray[np.float64]
 TRANSPARENT = frozenset({"Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Add"})
@@ -55,7 +56,8 @@ class Equalize:
         streams = [s for s in find_streams(model) if s.scalable(draft.plan.floats) and s.names & sites]
         if not streams:
             return draft
-        seen = _channel_ranges(draft.model, {n for s in streams for n in s.names & sites}, self.samples, data, progress)
+        missing = {n for s in streams for n in s.names & sites} - set(draft.channels)
+        seen = {**draft.channels, **(_observe(draft.model, missing, self.samples, data, progress) if missing else {})}
         done = 0
         for stream in streams:
             ranges = [seen[name] for name in sorted(stream.names & sites) if name in seen]
@@ -64,16 +66,8 @@ class Equalize:
                 stream.scale(factors, model)
                 done += 1
         note = f"equalized {done} of {len(streams)} tensors and residual streams by channel"
+        draft = replace(draft, channels=seen)
         return replace(draft, model=model).noting(note) if done else draft
-
-
-@dataclass(frozen=True, eq=False)
-class ChannelRange:
-    """Per channel of one tensor: lowest and highest value (zero included), mean square."""
-
-    low: Doubles
-    high: Doubles
-    square: Doubles
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,23 +224,17 @@ def _error(
     return float(rounding + (steps**2 / 12).sum() * (square * s**2).sum() * window)
 
 
-def _channel_ranges(
+def _observe(
     model: ir.Model, names: set[str], count: int, data: Samples, progress: Progress
 ) -> dict[str, ChannelRange]:
     run = OrtExecutor(model, tuple(sorted(names)))
     found: dict[str, ChannelRange] = {}
-    total = 0
-    for label, feeds in islice(data, count):
+    for i, (label, feeds) in enumerate(islice(data, count)):
         values = run(feeds, label)
-        for name in names:
+        for name in sorted(names):
             x = np.asarray(values[name])
-            if x.ndim < 2 or x.size == 0:
-                continue
-            axes = (0, *range(2, x.ndim))
-            low, high = np.minimum(x.min(axes), 0), np.maximum(x.max(axes), 0)
-            square = np.square(x, dtype=np.float32).mean(axes, dtype=np.float64)
-            old = found.get(name, ChannelRange(low, high, np.zeros_like(square)))
-            found[name] = ChannelRange(np.minimum(old.low, low), np.maximum(old.high, high), old.square + square)
-        total += 1
-        progress("equalize", total, count)
-    return {k: ChannelRange(r.low.astype(np.float64), r.high.astype(np.float64), r.square / total) for k, r in found.items()}
+            if x.ndim >= 2 and x.size:
+                new = ChannelRange.of(x)
+                found[name] = found[name].merge(new) if name in found else new
+        progress("equalize", i + 1, count)
+    return found

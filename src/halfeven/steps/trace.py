@@ -15,6 +15,8 @@ class Trace:
 
     def __call__(self, draft: Draft, data: Samples, progress: Progress) -> Draft:
         """The draft with `shapes` and `huge`; without data, with what the graph itself states."""
+        if draft.shapes:
+            return draft
         sample = first(data)
         if sample is None:
             return replace(draft, shapes=_stated(draft))

@@ -1,0 +1,344 @@
+"""The jobs: quantize, calibrate, inspect, verify, as one call each.
+
+    result = halfeven.quantize("mobilenet_v2.onnx", data="photos/", preprocess="imagenet")
+    print(result.summary())
+    result.save("mobilenet_v2.int8.onnx")
+
+Experts put steps together themselves: `load`, `pipeline(Simplify(), Trace(), Place(), ...)`, `export`.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+from halfeven.data.check import swap_colors
+from halfeven.draft import Batch, Draft, Progress, Step, no_progress, pipeline
+from halfeven.errors import BadCalibration, BadOption, UnsupportedByTarget
+from halfeven.export.interface import integer_interface
+from halfeven.export.onnx import to_qdq
+from halfeven.feeding import Feed, open_data
+from halfeven.graph import model as files
+from halfeven.graph.plan import Plan
+from halfeven.options import OPTIONAL, make_steps, read_config
+from halfeven.report.inspection import Inspection, inspect_draft, suspicious_colors
+from halfeven.report.verify import Verification, compare_models
+from halfeven.run import torch as torch_door
+from halfeven.run.ort import OrtExecutor
+from halfeven.run.specs import model_digest
+from halfeven.stats.record import Record
+from halfeven.targets import target_named
+from halfeven.version import VERSION
+
+Model: TypeAlias = "str | Path | ir.Model | Any"
+SETTINGS = ("target", "preprocess", "labels", "holdout", "limit", "io", "skip", "seed")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A quantized model, how it came about, and what it cost."""
+
+    draft: Draft
+    model: ir.Model
+    verification: Verification | None
+    notes: tuple[str, ...] = ()
+    source: str = "model"
+
+    @property
+    def plan(self) -> Plan:
+        """Where and how the model is quantized."""
+        return self.draft.plan
+
+    def save(self, path: str | Path) -> None:
+        """Write the ONNX file (and, for large models, its data beside it), beside and then renamed."""
+        files.save(self.model, path)
+
+    def summary(self) -> str:
+        """What was done, in a few lines of text."""
+        seen = inspect_draft(self.draft)
+        lines = [f"{self.source} for {seen.target}: {seen.layers[0]} of {seen.layers[1]} layers quantized"]
+        if self.verification is not None:
+            lines += ["  " + "  ".join(part for part in row if part) for row in self.verification.rows()]
+            lines += [f"  warning: {text}" for text in self.verification.warnings]
+        return "\n".join([*lines, *(f"  note: {text}" for text in self.notes)])
+
+
+def load(model: Model, target: str = "onnxruntime") -> Draft:
+    """A draft of a float model: a path, an onnx.ModelProto, an onnx_ir.Model, or what `quantize` takes."""
+    return Draft(files.load(model), target_named(target))
+
+
+def export(draft: Draft, path: str | Path) -> None:
+    """Write a calibrated draft as ONNX QDQ."""
+    files.save(to_qdq(draft), path)
+
+
+def quantize(
+    model: Model,
+    data: Any = None,
+    *,
+    target: str = "onnxruntime",
+    preprocess: Any = None,
+    labels: Any = None,
+    holdout: Any = None,
+    limit: int | None = None,
+    example_inputs: Any = None,
+    config: str | Path | None = None,
+    plan: Plan | str | Path | None = None,
+    stats: Record | str | Path | None = None,
+    io: str = "float",
+    skip: Sequence[str] = (),
+    seed: int = 0,
+    verify: bool = True,
+    progress: Progress = no_progress,
+    **options: object,
+) -> Result:
+    """Quantize a float model.
+
+    Args:
+        model: Path, ONNX model, or torch.nn.Module (then with `example_inputs`).
+        data: Folder of pictures or recordings, .npz, .npy, text file of paths, arrays, an iterable or DataLoader.
+            None: synthetic samples; the notes say so.
+        target: Name of the target (`halfeven.TARGETS`).
+        preprocess: Preset or options for pictures, for instance "imagenet" (see `data.preprocess`).
+        labels: Classes of the samples, where the data do not carry them.
+        holdout: Other data to verify with; without it a fifth of `data`, up to 32 samples, is held out.
+        limit: Use at most so many samples.
+        example_inputs: For a torch module: what its forward takes.
+        config: TOML file with the same options.
+        plan: A plan to follow instead of placing: its groups, schemes and pinned parameters.
+        stats: Statistics from `calibrate`, to calibrate without data or with less.
+        io: "float", "uint8" or "int8": type of the model's floating-point inputs and outputs.
+        skip: Optional steps to leave out: "equalize", "gptq".
+        seed: Of synthetic samples.
+        verify: Compare with the float model at the end.
+        progress: Called as (task, done, total or None).
+        **options: Fields of the steps, such as calibrate="mse", keep_float=("head/*",), prefer="size".
+
+    Raises:
+        QuantError: one of its children says what is wrong with model, data or options.
+    """
+    given = dict(
+        target=target, preprocess=preprocess, labels=labels, holdout=holdout, limit=limit, io=io, skip=tuple(skip), seed=seed
+    )
+    settings, chosen = _configured(config, given, options)
+    draft, notes = _loaded(model, str(settings["target"]), example_inputs)
+    source = model if isinstance(model, ir.Model) else draft.model
+    feed = open_data(draft.model, data, settings, held_out=verify)
+    digest = model_digest(draft.model)
+    draft = _with_record(draft, stats, digest)
+    steps = _steps(chosen, tuple(settings["skip"]), plan, have_data=data is not None or stats is None)
+    draft = pipeline(*steps)(draft, feed.calibration, progress)
+    _refuse_nothing(draft)
+    provenance = _provenance(draft, settings, chosen, feed)
+    quantized = integer_interface(to_qdq(draft), draft, str(settings["io"]))
+    quantized.metadata_props.update(provenance)
+    verification = None
+    if verify and settings["io"] == "float":
+        sizes = _serialized_size(source), _serialized_size(quantized)
+        verification = compare_models(
+            source, quantized, feed.held_out, sizes=sizes, labels=feed.labels, signed=_signed(draft), progress=progress
+        )
+    said = (*notes, *draft.notes, *feed.said(), *_colors(draft, feed))
+    return Result(draft, quantized, verification, tuple(dict.fromkeys(said)), _name(model))
+
+
+def calibrate(
+    model: Model,
+    data: Any,
+    *,
+    target: str = "onnxruntime",
+    preprocess: Any = None,
+    limit: int | None = None,
+    example_inputs: Any = None,
+    config: str | Path | None = None,
+    stats: Record | str | Path | None = None,
+    progress: Progress = no_progress,
+    **options: object,
+) -> Record:
+    """Statistics of every tensor that would be quantized, for all estimators at once; arguments as for `quantize`.
+
+    `stats`: a record made elsewhere whose channel ranges are taken over, so that both can be merged.
+    """
+    settings, chosen = _configured(config, dict(target=target, preprocess=preprocess, limit=limit), options)
+    draft, _ = _loaded(model, str(settings["target"]), example_inputs)
+    feed = open_data(draft.model, data, settings, held_out=False)
+    digest = model_digest(draft.model)
+    if stats is not None:
+        taken = _with_record(draft, stats, digest)
+        draft = replace(draft, shapes=taken.shapes, huge=taken.huge, channels=taken.channels)
+    steps = make_steps({**chosen, "observe_moments": 0})
+    run = [steps[name] for name in ("simplify", "trace", "place", "equalize", "observe")]
+    draft = pipeline(*run)(draft, feed.calibration, progress)
+    count = next((o.moving.samples for o in draft.stats.values() if o.moving is not None), feed.calibration.passed)
+    return Record(digest, (feed.digest,), count, draft.stats, draft.channels, draft.shapes, draft.huge)
+
+
+def inspect(
+    model: Model,
+    data: Any = None,
+    *,
+    target: str = "onnxruntime",
+    preprocess: Any = None,
+    example_inputs: Any = None,
+    config: str | Path | None = None,
+    progress: Progress = no_progress,
+    **options: object,
+) -> tuple[Inspection, Draft]:
+    """What would be quantized, what would stay float and why; without data the shapes of a synthetic sample."""
+    settings, chosen = _configured(config, dict(target=target, preprocess=preprocess), options)
+    draft, notes = _loaded(model, str(settings["target"]), example_inputs)
+    feed = open_data(draft.model, data, {**settings, "limit": 1}, held_out=False)
+    steps = make_steps(chosen)
+    draft = pipeline(steps["simplify"], steps["trace"], steps["place"])(draft, feed.calibration, progress)
+    return inspect_draft(draft.noting(*notes)), draft
+
+
+def verify(
+    model: Model,
+    quantized: Model,
+    data: Any,
+    *,
+    preprocess: Any = None,
+    labels: Any = None,
+    limit: int | None = None,
+    progress: Progress = no_progress,
+) -> Verification:
+    """Compare a float model and a quantized one on data; arguments as for `quantize`."""
+    first, second = files.load(model), files.load(quantized)
+    _same_interface(first, second)
+    settings = dict(preprocess=preprocess, labels=labels, limit=limit)
+    feed = open_data(first, data, settings, held_out=False)
+    sizes = _serialized_size(first), _serialized_size(second)
+    found = compare_models(first, second, feed.calibration, sizes=sizes, labels=feed.labels, progress=progress)
+    return replace(found, warnings=(*found.warnings, *feed.said()))
+
+
+def _same_interface(first: ir.Model, second: ir.Model) -> None:
+    for what in ("inputs", "outputs"):
+        a, b = ([v.name for v in getattr(m.graph, what)] for m in (first, second))
+        if a != b:
+            raise BadOption(f"The models cannot be compared: the first has {what} {a}, the second {b}.")
+
+
+def _configured(
+    config: str | Path | None, given: Mapping[str, object], options: Mapping[str, object]
+) -> tuple[dict[str, Any], dict[str, object]]:
+    """Settings and step options: the file's, overruled by what was given."""
+    defaults: dict[str, object] = {"target": "onnxruntime", "io": "float", "skip": (), "seed": 0}
+    top, chosen = read_config(config, SETTINGS) if config is not None else ({}, {})
+    said = {k: v for k, v in given.items() if v is not None and v != defaults.get(k, ...)}
+    settings: dict[str, Any] = {**dict.fromkeys(SETTINGS), **defaults, **top, **said}
+    return settings, {**chosen, **options}
+
+
+def _loaded(model: Model, target: str, example_inputs: Any) -> tuple[Draft, list[str]]:
+    if torch_door.is_module(model):
+        if example_inputs is None:
+            raise BadOption("A torch module needs example_inputs: what its forward takes, to trace it.")
+        converted, notes = torch_door.from_module(model, example_inputs)
+        return Draft(converted, target_named(target)), list(notes)
+    return load(model, target), []
+
+
+def _with_record(draft: Draft, stats: Record | str | Path | None, digest: str) -> Draft:
+    if stats is None:
+        return draft
+    record = stats if isinstance(stats, Record) else Record.load(stats)
+    if record.model != digest:
+        raise BadCalibration(f"The statistics are of model {record.model}, this one is {digest}: calibrate it anew.")
+    return replace(
+        draft, stats=record.observations, channels=record.channels, shapes=record.shapes, huge=record.huge
+    )
+
+
+def _steps(
+    options: Mapping[str, object], skip: tuple[str, ...], plan: Plan | str | Path | None, *, have_data: bool
+) -> list[Step]:
+    steps = make_steps({"observe_moments": 0, **options} if not have_data or "gptq" in skip else options, skip)
+    if plan is not None:
+        steps["place"] = FollowPlan(plan if isinstance(plan, Plan) else Plan.load(plan))
+    return list(steps.values())
+
+
+@dataclass(frozen=True)
+class FollowPlan:
+    """Take a plan instead of placing; it must be of this model."""
+
+    plan: Plan
+    name: str = field(default="follow plan", init=False)  # type: ignore[misc]
+
+    def __call__(self, draft: Draft, data: Iterable[tuple[str, Batch]], progress: Progress) -> Draft:
+        """The draft with the plan.
+
+        Raises:
+            BadOption: the plan names a value or node that the model does not have.
+        """
+        nodes = {node.name for node in draft.model.graph.all_nodes()}
+        values = {v.name for n in draft.model.graph for v in n.outputs} | {v.name for v in draft.model.graph.inputs}
+        values |= set(draft.model.graph.initializers)
+        for site in self.plan.sites:
+            if site.value not in values or (site.consumer and site.consumer not in nodes):
+                raise BadOption(f"--plan: the model has no {site}. The plan is of another model or another version of it.")
+        return replace(draft, plan=self.plan)
+
+
+def _refuse_nothing(draft: Draft) -> None:
+    if any(q.role == "weight" for q in draft.plan.groups.values()):
+        return
+    reasons = inspect_draft(draft).reasons()[:3]
+    why = "; ".join(f"{n} nodes: {reason}" for n, reason, _ in reasons)
+    raise UnsupportedByTarget(
+        f"Nothing was quantized for {draft.target.name}, so no file was written: {why}. `halfeven inspect` lists every "
+        "node; --prefer size quantizes all weights that have a form."
+    )
+
+
+def _provenance(draft: Draft, settings: Mapping[str, Any], options: Mapping[str, object], feed: Feed) -> dict[str, str]:
+    said = {k: v for k, v in {**settings, **options}.items() if k not in ("holdout", "labels") and v not in (None, ())}
+    return {
+        "halfeven.version": VERSION,
+        "halfeven.target": draft.target.name,
+        "halfeven.plan": draft.plan.digest,
+        "halfeven.data": feed.digest,
+        "halfeven.options": json.dumps(said, sort_keys=True, default=str),
+    }
+
+
+def _serialized_size(model: ir.Model) -> int:
+    """Bytes of the file the model would be: its tensors and, roughly, its structure."""
+    tensors = sum(t.nbytes for v in model.graph.initializers.values() if (t := v.const_value) is not None)
+    inside = sum(
+        a.value.nbytes for n in model.graph.all_nodes() for a in n.attributes.values() if a.type == ir.AttributeType.TENSOR
+    )
+    return tensors + inside + 100 * sum(1 for _ in model.graph.all_nodes())
+
+
+def _signed(draft: Draft) -> bool:
+    return any(q.role == "activation" and q.scheme.grid.signed for q in draft.plan.groups.values())
+
+
+def _colors(draft: Draft, feed: Feed) -> tuple[str, ...]:
+    """Whether pictures seem to have red and blue exchanged, judged by the float network on eight samples."""
+    if not feed.colored:
+        return ()
+    run = OrtExecutor(draft.model)
+    rows: tuple[list[Any], list[Any]] = ([], [])
+    for label, feeds in feed.some(8):
+        for into, batch in zip(rows, (feeds, swap_colors(feeds)), strict=True):
+            into.append(next(iter(run(batch, label).values())))
+    if not rows[0] or np.asarray(rows[0][0]).ndim != 2:
+        return ()
+    text = suspicious_colors(*(np.concatenate(r) for r in rows))
+    return () if text is None else (text,)
+
+
+def _name(model: Model) -> str:
+    return Path(model).name if isinstance(model, (str, Path)) else type(model).__name__
+
+
+_ = (Callable, OPTIONAL)

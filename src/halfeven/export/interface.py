@@ -1,0 +1,75 @@
+"""Interface: integer inputs and outputs instead of floats.
+
+An input whose first act is QuantizeLinear takes the codes themselves; an output that ends in DequantizeLinear gives
+them. Scale and zero point of each are written to the model's metadata (`halfeven.io.NAME`), as the caller needs them.
+"""
+
+import json
+
+import onnx_ir as ir
+
+from halfeven.draft import Draft
+from halfeven.errors import BadOption
+
+TYPES = {"float": None, "uint8": ir.DataType.UINT8, "int8": ir.DataType.INT8}
+
+
+def integer_interface(model: ir.Model, draft: Draft, io: str) -> ir.Model:
+    """The model with integer inputs and outputs where they are quantized; `io` "float" leaves it alone.
+
+    Raises:
+        BadOption: an unknown type, one that the target's activations do not have, or no input or output is quantized.
+    """
+    if io not in TYPES:
+        raise BadOption(f"--io '{io}': choose one of {', '.join(TYPES)}.")
+    wanted = TYPES[io]
+    if wanted is None:
+        return model
+    done = [value.name for value in list(model.graph.inputs) if _take_codes(model, value, wanted)]
+    done += [value.name for value in list(model.graph.outputs) if _give_codes(model, value, wanted)]
+    if not done:
+        grid = next(iter(draft.target.rules)).data.grid
+        raise BadOption(
+            f"--io {io}: no floating-point input or output is quantized as {io} for {draft.target.name}, whose "
+            f"activations are {grid}. Leave --io out, or choose a type or target that fits."
+        )
+    return model
+
+
+def _take_codes(model: ir.Model, value: ir.Value, wanted: ir.DataType) -> bool:
+    uses = list(value.uses())
+    if len(uses) != 1 or uses[0].node.op_type != "QuantizeLinear" or uses[0].idx != 0:
+        return False
+    q = uses[0].node
+    zero = q.inputs[2]
+    if zero is None or zero.dtype is not wanted:
+        return False
+    _remember(model, value.name or "", q)
+    codes = q.outputs[0]
+    codes.replace_all_uses_with(value)
+    assert q.graph is not None
+    q.graph.remove(q, safe=True)
+    value.type = ir.TensorType(wanted)
+    return True
+
+
+def _give_codes(model: ir.Model, value: ir.Value, wanted: ir.DataType) -> bool:
+    dq = value.producer()
+    if dq is None or dq.op_type != "DequantizeLinear" or value.uses() or dq.inputs[2] is None:
+        return False
+    codes = dq.inputs[0]
+    if codes is None or dq.inputs[2].dtype is not wanted:
+        return False
+    _remember(model, value.name or "", dq)
+    name = value.name
+    model.graph.outputs[list(model.graph.outputs).index(value)] = codes
+    assert dq.graph is not None
+    dq.graph.remove(dq, safe=True)
+    value.name, codes.name, codes.shape = None, name, value.shape
+    return True
+
+
+def _remember(model: ir.Model, name: str, node: ir.Node) -> None:
+    scale, zero = (v.const_value.numpy() for v in node.inputs[1:3])  # type: ignore[union-attr]
+    text = json.dumps({"scale": float(scale.ravel()[0]), "zero_point": int(zero.ravel()[0])})
+    model.metadata_props[f"halfeven.io.{name}"] = text

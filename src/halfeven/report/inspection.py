@@ -1,0 +1,93 @@
+"""Inspection: what will be quantized, what stays float and why, and how large the result will be."""
+
+from collections import Counter
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from halfeven.draft import Draft
+from halfeven.graph import ops
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A placed draft, counted. Sizes are of the weights, in bytes."""
+
+    target: str
+    layers: tuple[int, int]
+    nodes: tuple[int, int]
+    weights: tuple[int, int]
+    floats: dict[str, tuple[str, str]]
+    groups: list[tuple[str, str, int]]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "target": self.target,
+            "layers": {"quantized": self.layers[0], "all": self.layers[1]},
+            "nodes": {"quantized": self.nodes[0], "all": self.nodes[1]},
+            "weight_bytes": {"float": self.weights[0], "quantized": self.weights[1]},
+            "floats": [{"node": n, "op": op, "reason": why} for n, (op, why) in self.floats.items()],
+            "tensors": [{"tensor": t, "scheme": s, "group": g} for t, s, g in self.groups],
+            "notes": list(self.notes),
+        }
+
+    def reasons(self) -> list[tuple[int, str, str]]:
+        """How many float nodes there are for each reason, and the first few of them, most first."""
+        counts: Counter[str] = Counter()
+        examples: dict[str, list[str]] = {}
+        for name, (op, why) in self.floats.items():
+            kind = why.split(":")[0] if why.startswith("does not pay") else why
+            counts[kind] += 1
+            examples.setdefault(kind, []).append(f"{op} '{name}'")
+        return [(n, why, ", ".join(examples[why][:2])) for why, n in counts.most_common()]
+
+
+def inspect_draft(draft: Draft) -> Inspection:
+    """Count a draft that has a plan."""
+    plan, nodes = draft.plan, list(draft.model.graph)
+    layers = [n for n in nodes if n.op_type in ops.COMPUTE_OPS | ops.RECURRENT_OPS]
+    done = [n for n in layers if (n.name or "") not in plan.floats]
+    before = sum(t.nbytes for v in draft.model.graph.initializers.values() if (t := v.const_value) is not None)
+    saved = 0
+    for value in {s.value for s, g in plan.sites.items() if plan.groups[g].role == "weight"}:
+        tensor = draft.model.graph.initializers[value].const_value
+        group = next(g for s, g in plan.sites.items() if s.value == value)
+        if tensor is not None:
+            saved += tensor.nbytes - prod(int(d) for d in tensor.shape) * plan.groups[group].scheme.grid.bits // 8
+    by_name = {n.name or "": n.op_type for n in draft.model.graph.all_nodes()}
+    floats = {name: (by_name.get(name, ""), why) for name, why in plan.floats.items()}
+    groups = [(str(s), str(plan.groups[g].scheme), g) for s, g in sorted(plan.sites.items())]
+    return Inspection(
+        draft.target.name,
+        (len(done), len(layers)),
+        (len(by_name) - len(floats), len(by_name)),
+        (before, before - saved),
+        floats,
+        groups,
+        draft.notes,
+    )
+
+
+def suspicious_colors(agreeing: np.ndarray, swapped: np.ndarray) -> str | None:
+    """A sentence when class scores are clearly surer of pictures with red and blue exchanged.
+
+    Both arrays hold one row of scores a sample, shape (samples, classes).
+    """
+    if agreeing.ndim != 2 or agreeing.shape[0] < 8 or agreeing.shape[1] < 10:
+        return None
+    sure, other = (float(_softmax(x).max(1).mean()) for x in (agreeing, swapped))
+    if other > sure * 1.15 + 0.02:
+        return (
+            f"the float network is surer of pictures with red and blue exchanged ({other:.2f} against {sure:.2f} on average): "
+            "is the colour order right? Try --preprocess ...,color=BGR."
+        )
+    return None
+
+
+def _softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x.astype(np.float64) - x.max(1, keepdims=True))
+    return np.asarray(e / e.sum(1, keepdims=True))

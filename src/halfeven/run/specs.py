@@ -1,0 +1,51 @@
+"""What a model asks for, and which model it is."""
+
+import hashlib
+
+import numpy as np
+import onnx_ir as ir
+
+from halfeven.data.sample import InputSpec
+from halfeven.errors import UnsupportedModel
+from halfeven.graph import ops
+
+
+def input_specs(model: ir.Model) -> list[InputSpec]:
+    """Name, dtype and shape of the inputs that a caller must feed."""
+    specs = []
+    for value in model.graph.inputs:
+        if value.name in model.graph.initializers:
+            continue
+        if value.dtype is None or not isinstance(value.type, ir.TensorType):
+            raise UnsupportedModel(f"Input '{value.name}' is no tensor; models with sequences or maps are not handled.")
+        dims = None if value.shape is None else tuple(d if isinstance(d, int) else d.value for d in value.shape)
+        specs.append(InputSpec(value.name or "", np.dtype(value.dtype.numpy()), dims))
+    return specs
+
+
+def index_limits(model: ir.Model) -> dict[str, int]:
+    """For integer inputs that look a table up: how many rows it has, of several the least."""
+    found: dict[str, int] = {}
+    for node in model.graph:
+        if node.op_type == "Gather" and ops.attribute(node, "axis", 0) == 0:
+            table, index = ops.constant_of(node.inputs[0]), node.inputs[1]
+            if table is not None and index is not None and index.is_graph_input() and index.name:
+                found[index.name] = min(int(table.shape[0]), found.get(index.name, 1 << 62))
+    return found
+
+
+def model_digest(model: ir.Model) -> str:
+    """Of the graph and its weights (the first and last 64 KiB of each), 16 hex digits."""
+    state = hashlib.sha256()
+    for node in model.graph.all_nodes():
+        names = [v.name if v is not None else "" for v in (*node.inputs, *node.outputs)]
+        state.update(repr((node.domain, node.op_type, names, sorted(node.attributes))).encode())
+    for name, value in sorted(model.graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None:
+            continue
+        state.update(repr((name, tensor.dtype.name, [int(d) for d in tensor.shape])).encode())
+        flat = tensor.numpy().reshape(-1)
+        take = max(1, 65536 // max(flat.dtype.itemsize, 1))
+        state.update(np.ascontiguousarray(flat[:take]).tobytes() + np.ascontiguousarray(flat[-take:]).tobytes())
+    return state.hexdigest()[:16]

@@ -1,0 +1,280 @@
+"""From a PyTorch module to a float ONNX model; the one door to `torch` outside of training.
+
+    module, example -> torch.export -> torch.onnx (not optimized) -> names -> compared with the module -> model
+
+The exporter is told not to optimize: its optimizer folds BatchNormalization and renames what it folds, while without
+it every parameter arrives unchanged under its own name, and `graph.prepare` folds with checks. Opset 20 is the first
+with Gelu as one operator, and no version converter runs.
+
+The batch is left open if the first axis really is one. Two rows a, b are cut from the example (b is made of a's
+values in another order if there is one row only), and forward must give
+
+    f([a; b]) = [f(a); f(b)]
+
+on some axis of each output. A recurrent layer that takes time first, or a module that normalizes over the batch, does
+not, and keeps the example's batch. The two rows are also what is exported, as PyTorch takes a size of 1 for a constant.
+
+PyTorch is imported when a function is called.
+"""
+
+import io
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from halfeven.draft import Batch
+from halfeven.errors import BadCalibration, BadOption, UnsupportedModel
+from halfeven.run.ort import OrtExecutor
+from halfeven.run.torch_call import Call, bind, named_tensors
+from halfeven.run.torch_failure import brief, not_captured, not_translated, user_line
+from halfeven.run.torch_graph import tidy
+
+OPSET = 20
+TOLERANCE = 1e-4
+"""Largest difference between module and model, as a fraction of an output's largest magnitude."""
+
+ROWS_TOLERANCE = 1e-3
+"""The same between a row alone and in a batch: kernels sum in another order; a row mixed with others is far off."""
+
+LOGGERS = ("torch", "torch.export", "torch.onnx", "torch.fx", "torch._dynamo", "onnxscript", "onnx_ir")
+
+
+def is_module(obj: object) -> bool:
+    """Whether `obj` is a torch.nn.Module; PyTorch is not imported to find out."""
+    nn = getattr(sys.modules.get("torch"), "nn", None)
+    return nn is not None and isinstance(obj, nn.Module)
+
+
+def from_module(
+    module: Any,
+    example_inputs: Any,
+    *,
+    dynamic_batch: bool = True,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+) -> tuple[ir.Model, list[str]]:
+    """Export a module to ONNX, in evaluation mode, and check that the model computes what the module computes.
+
+    Args:
+        module: A torch.nn.Module with float32 weights; afterwards it is as before, its training flags included.
+        example_inputs: What forward is called with: a tensor, a tuple in order, or a dict by name. Arrays become
+            tensors; tensors go to the module's device.
+        dynamic_batch: Leave the first axis open, as "batch", where the module admits it.
+        input_names: Names of the inputs, in order; otherwise forward's own.
+        output_names: Names of the outputs, in order; otherwise the keys of the dict that forward returns, or
+            "output", or "output_0", "output_1" and so on.
+
+    Returns:
+        The model, its parameters named by the keys of state_dict (of the module inside, for DataParallel and
+        torch.compile; the first key of a shared tensor), and notes for the user.
+
+    Raises:
+        BadOption: PyTorch or onnxscript is missing, or `example_inputs` or names do not fit.
+        UnsupportedModel: The module cannot be exported, or its model gives something else; the line is named.
+    """
+    torch = _torch()
+    inner = _unwrapped(module, torch)
+    _check_weights(inner, torch)
+    call, notes = bind(inner, example_inputs, lambda leaf: _on_device(leaf, inner, torch))
+    if any(part.training for part in module.modules()):
+        notes.append("the module was in training mode; it is exported in evaluation mode, and was set back")
+    source = _Source(inner, call, tuple(input_names or ()), tuple(output_names or ()))
+    _check_names(source, named_tensors(source.run(call), source.name))
+    if not dynamic_batch:
+        return source.exported(call, open_batch=False), notes
+    rows, reason = _rows(source)
+    if rows is not None:
+        try:
+            return source.exported(rows, open_batch=True), notes
+        except UnsupportedModel as error:
+            reason = str(error)
+    model = source.exported(call, open_batch=False)
+    return model, [*notes, f"the shapes of all inputs, the batch among them, are those of example_inputs: {reason}"]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A module to export; `call` is the user's example, and the names are empty where the user gave none."""
+
+    module: Any
+    call: Call
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return type(self.module).__name__
+
+    def run(self, call: Call) -> Any:
+        """What the module returns in evaluation mode."""
+        with _unchanged(self.module):
+            try:
+                return self.module(*call.args, **call.kwargs)
+            except Exception as error:
+                at = user_line(error)
+                raise BadOption(
+                    f"{self.name} fails on example_inputs{f' at {at}' if at else ''}: {brief(error)} "
+                    "Give inputs that the module itself can run."
+                ) from error
+
+    def exported(self, call: Call, *, open_batch: bool) -> ir.Model:
+        """The model traced from `call`, checked on it and on the user's example."""
+        program = _captured(self, call, open_batch)
+        model = _translated(self, program)
+        results = named_tensors(self.run(call), self.name)
+        if (got := len(model.graph.outputs), len(model.graph.inputs)) != (len(results), len(call.tensors)):
+            raise UnsupportedModel(
+                f"{self.name} returns {len(results)} tensors for {len(call.tensors)}, but its export {got[0]} for "
+                f"{got[1]}. Export the module to ONNX in another way and give the file."
+            )
+        tidy(model, self.inputs, self.outputs or tuple(results), _first_keys(self.module))
+        _verify(self, model, call)
+        if open_batch:
+            _verify(self, model, self.call)
+        return model
+
+
+def _torch() -> Any:
+    try:
+        import_module("onnxscript")
+        return import_module("torch")
+    except ImportError:
+        raise BadOption("PyTorch models need torch and onnxscript: pip install 'halfeven[torch]'") from None
+
+
+def _unwrapped(module: Any, torch: Any) -> Any:
+    """The module itself, without what torch.compile and the parallel containers put around it."""
+    parallel = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
+    while isinstance(module, parallel) or hasattr(module, "_orig_mod"):
+        module = module.module if isinstance(module, parallel) else module._orig_mod
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UnsupportedModel(
+            f"{type(module).__name__} is a TorchScript module, which torch.export does not read. Give the module that "
+            "it was scripted or traced from, or an ONNX file."
+        )
+    return module
+
+
+def _check_weights(module: Any, torch: Any) -> None:
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if isinstance(tensor, torch.Tensor) and tensor.dtype in (torch.float16, torch.bfloat16):
+            raise UnsupportedModel(
+                f"{type(module).__name__} holds '{name}' as {str(tensor.dtype).removeprefix('torch.')}; quantization "
+                "starts from float32. Give copy.deepcopy(module).float(), and float32 example_inputs."
+            )
+
+
+def _check_names(source: _Source, results: dict[str, Any]) -> None:
+    for option, names, count in (
+        ("input_names", source.inputs, len(source.call.tensors)),
+        ("output_names", source.outputs, len(results)),
+    ):
+        if names and (len(names) != count or len(set(names)) != count or "" in names):
+            raise BadOption(f"{option}: {source.name} needs {count} different names, found {list(names)}.")
+    if both := set(source.inputs) & set(source.outputs):
+        raise BadOption(f"input_names and output_names both hold {sorted(both)}. Give each tensor its own name.")
+
+
+def _on_device(leaf: Any, module: Any, torch: Any) -> Any:
+    """A tensor, from a tensor or an array, where the module's weights are."""
+    first = next(iter(module.parameters()), None)
+    tensor = torch.from_numpy(np.array(leaf)) if isinstance(leaf, np.ndarray) else leaf.detach()
+    return tensor if first is None else tensor.to(first.device)
+
+
+def _first_keys(module: Any) -> dict[str, str]:
+    first: dict[int, str] = {}
+    return {key: first.setdefault(id(tensor), key) for key, tensor in module.state_dict(keep_vars=True).items()}
+
+
+@contextmanager
+def _unchanged(module: Any) -> Iterator[None]:
+    """Evaluation mode without gradients; then attributes, training flags and buffers are what they were before.
+
+    torch.export leaves symbolic tensors behind in attributes that forward assigns.
+    """
+    parts = [(part, dict(part.__dict__)) for part in module.modules()]
+    members = [(part.__dict__[key], dict(part.__dict__[key])) for part, _ in parts for key in ("_buffers", "_parameters")]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    torch = sys.modules["torch"]
+    try:
+        with torch.no_grad():
+            module.eval()
+            yield
+    finally:
+        for part, attributes in parts:
+            part.__dict__.clear()
+            part.__dict__.update(attributes)
+        for live, kept in members:
+            live.clear()
+            live.update(kept)
+        with torch.no_grad():
+            for buffer, value in buffers:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing that PyTorch's exporter prints, logs or warns of reaches the user; its errors do."""
+    levels = [(logger, logger.level) for logger in map(logging.getLogger, LOGGERS)]
+    try:
+        for logger, _ in levels:
+            logger.setLevel(logging.CRITICAL + 1)
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in levels:
+            logger.setLevel(level)
+
+
+def _captured(source: _Source, call: Call, open_batch: bool) -> Any:
+    """The traced program, a torch ExportedProgram."""
+    export = import_module("torch.export")
+    shapes = None
+    if open_batch:
+        shapes, size = export.ShapesCollection(), len(call.tensors[0])
+        for tensor in call.tensors:
+            if _has_rows(tensor, size):
+                shapes[tensor] = {0: export.Dim("batch")}
+    with _unchanged(source.module), _quiet():
+        try:
+            return export.export(source.module, call.args, call.kwargs, dynamic_shapes=shapes)
+        except Exception as error:
+            raise not_captured(error, source.name) from error
+
+
+def _translated(source: _Source, program: Any) -> ir.Model:
+    onnx = import_module("torch.onnx")
+    with _unchanged(source.module), _quiet():
+        try:
+            made = onnx.export(program, (), dynamo=True, optimize=False, opset_version=OPSET, verbose=False)
+        except Exception as error:
+            raise not_translated(error, source.name, program) from error
+    model: ir.Model = made.model
+    return model
+
+
+def _rows(source: _Source) -> tuple[Call | None, str]:
+    """The example as a batch of two rows if the module's first axis is a batch; otherwise why not."""
+    first = source.call.tensors[0]
+    if first.dim() == 0 or len(first) == 0:
+        return None, "the first input has no rows"
+    one, other = (source.call.mapped(lambda t, p=pick: _row(t, len(first), p)) for pick in (0, 1))
+    pair = iter(other.tensors)
+    cat = sys.modules["torch"].cat
+    both = one.mapped(lambda t: cat((t, next(pair))) if _has_rows(t, 1) else _skip(t, pair))
+    return both, ""
+
+
+def _has_rows(tensor: Any, size: int) -> bool:
+    return bool(tensor.dim() and len(tensor) == size)

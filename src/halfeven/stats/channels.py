@@ -1,0 +1,48 @@
+"""Channels: range and mean square of each channel of one tensor, channels along axis 1."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from halfeven.errors import BadCalibration
+
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelRange:
+    """Per channel: lowest and highest value seen (zero included), and the mean square over `samples` samples."""
+
+    low: Doubles
+    high: Doubles
+    square: Doubles
+    samples: int
+
+    @classmethod
+    def of(cls, x: npt.NDArray[np.generic]) -> Self:
+        """Of one sample `x`, shape (batch, channels, ...)."""
+        axes = (0, *range(2, x.ndim))
+        low, high = np.minimum(x.min(axes), 0), np.maximum(x.max(axes), 0)
+        square = np.square(x, dtype=np.float32).mean(axes, dtype=np.float64)
+        return cls(low.astype(np.float64), high.astype(np.float64), square, 1)
+
+    def merge(self, other: Self) -> Self:
+        """Both streams."""
+        if self.low.shape != other.low.shape:
+            raise BadCalibration(f"Channel statistics of {self.low.size} and {other.low.size} channels do not merge.")
+        n = self.samples + other.samples
+        square = (self.square * self.samples + other.square * other.samples) / max(n, 1)
+        return type(self)(np.minimum(self.low, other.low), np.maximum(self.high, other.high), square, n)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        arrays = {"low": self.low.tolist(), "high": self.high.tolist(), "square": self.square.tolist()}
+        return {**arrays, "samples": self.samples}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        low, high, square = (np.array(data[key], np.float64) for key in ("low", "high", "square"))
+        return cls(low, high, square, int(data["samples"]))

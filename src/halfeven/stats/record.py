@@ -1,0 +1,90 @@
+"""Record: the statistics of one model on some data, as a file.
+
+Made by `halfeven calibrate`, read by `halfeven quantize --stats`; records of the same model made on several machines
+merge. JSON, exact: a record read back concludes the same scales.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+from halfeven.errors import BadCalibration
+from halfeven.stats.channels import ChannelRange
+from halfeven.stats.observation import Observation
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was seen, by value name; `model` and `data` are digests, `shapes` those of one run."""
+
+    model: str
+    data: tuple[str, ...]
+    samples: int
+    observations: Mapping[str, Observation] = field(default_factory=dict)
+    channels: Mapping[str, ChannelRange] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    huge: Mapping[str, float] = field(default_factory=dict)
+
+    def merge(self, other: Self) -> Self:
+        """Both records.
+
+        Raises:
+            BadCalibration: they are of different models, or watch different tensors, or channels were scaled apart.
+        """
+        if self.model != other.model:
+            raise BadCalibration(f"Statistics of different models ({self.model}, {other.model}) cannot be merged.")
+        odd = sorted(set(self.observations) ^ set(other.observations))
+        if odd:
+            raise BadCalibration(f"Tensor '{odd[0]}' is in one record only: calibrate with the same options everywhere.")
+        if {k: v.to_json() for k, v in self.channels.items()} != {k: v.to_json() for k, v in other.channels.items()}:
+            raise BadCalibration(
+                "The records were equalized by different channel ranges, so their tensors are scaled differently. "
+                "Calibrate the others with --stats FIRST.json, which takes over the first one's ranges."
+            )
+        merged = {k: v.merge(other.observations[k]) for k, v in self.observations.items()}
+        data = tuple(dict.fromkeys((*self.data, *other.data)))
+        huge = {k: max(self.huge.get(k, 0.0), other.huge.get(k, 0.0)) for k in {**self.huge, **other.huge}}
+        return replace(self, data=data, samples=self.samples + other.samples, observations=merged, huge=huge)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "halfeven_stats": VERSION,
+            "model": self.model,
+            "data": list(self.data),
+            "samples": self.samples,
+            "shapes": {k: list(v) for k, v in sorted(self.shapes.items())},
+            "huge": dict(sorted(self.huge.items())),
+            "channels": {k: v.to_json() for k, v in sorted(self.channels.items())},
+            "observations": {k: v.to_json() for k, v in sorted(self.observations.items())},
+        }
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a record.
+
+        Raises:
+            BadCalibration: the file cannot be read, or is no record of this version.
+        """
+        try:
+            data = json.loads(Path(path).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise BadCalibration(f"Statistics '{path}' cannot be read: {error}.") from error
+        if not isinstance(data, dict) or data.get("halfeven_stats") != VERSION:
+            raise BadCalibration(f"'{path}' holds no statistics: expected JSON with \"halfeven_stats\": {VERSION}.")
+        try:
+            return cls(
+                str(data["model"]),
+                tuple(data["data"]),
+                int(data["samples"]),
+                {k: Observation.from_json(v) for k, v in data["observations"].items()},
+                {k: ChannelRange.from_json(v) for k, v in data["channels"].items()},
+                {k: tuple(int(d) for d in v) for k, v in data["shapes"].items()},
+                {k: float(v) for k, v in data["huge"].items()},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadCalibration(f"'{path}': the statistics are malformed ({type(error).__name__}: {error}).") from error

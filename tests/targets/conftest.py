@@ -1,0 +1,71 @@
+"""Models from ONNX text whose weights need no values, samples for them, and drafts decided so far."""
+
+import zlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir as ir
+import pytest
+
+from halfeven.draft import Batch, Draft, pipeline
+from halfeven.graph.prepare import prepare
+from halfeven.steps.place import Place
+from halfeven.steps.trace import Trace
+from halfeven.targets.target import Target
+
+HEADER = '<ir_version: 8, opset_import: ["" : {}, "custom" : 1]>\n'
+Data = list[tuple[str, Batch]]
+
+
+def _built(text: str, opset: int = 17, **given: np.ndarray) -> ir.Model:
+    proto = onnx.parser.parse_model(HEADER.format(opset) + text)
+    made = {name for node in proto.graph.node for name in node.output} | {t.name for t in proto.graph.initializer}
+    weights = [info for info in proto.graph.value_info if info.name not in made]
+    for info in weights:
+        shape = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+        rng = np.random.default_rng(zlib.crc32(info.name.encode()))
+        drawn = rng.normal(0, 1 / np.sqrt(max(np.prod(shape[1:]), 1)), shape)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+        array = np.asarray(given[info.name] if info.name in given else drawn, dtype)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, info.name))
+    kept = [info for info in proto.graph.value_info if info.name in made]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(kept)
+    return ir.from_proto(proto)
+
+
+def _samples(model: ir.Model, count: int = 8, scale: float = 1.0, seed: int = 0) -> Data:
+    def drawn(value: ir.Value, rng: np.random.Generator) -> np.ndarray:
+        assert value.shape is not None
+        assert value.dtype is not None
+        shape = [dim if isinstance(dim, int) else 2 for dim in value.shape]
+        return np.asarray(rng.normal(0, scale, shape) > 0 if value.dtype == ir.DataType.BOOL else
+                          rng.integers(0, 4, shape) if value.dtype.is_integer() else
+                          rng.normal(0, scale, shape), value.dtype.numpy())  # fmt: skip
+
+    rngs = [np.random.default_rng((seed, i)) for i in range(count)]
+    return [(f"sample {i}", {str(v.name): drawn(v, rng) for v in model.graph.inputs}) for i, rng in enumerate(rngs)]
+
+
+def _placed(model: ir.Model, target: Target, data: Sequence[tuple[str, Batch]], **options: object) -> Draft:
+    return pipeline(Trace(), Place(**options))(Draft(prepare(model)[0], target), data)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def build() -> Callable[..., ir.Model]:
+    """`build(text, opset=17, **weights)`: `<float[4,3] w>` declares a weight, random by its name if it is not given."""
+    return _built
+
+
+@pytest.fixture(scope="session")
+def samples() -> Callable[..., Data]:
+    """`samples(model, count=8, scale=1, seed=0)`: normal feeds, labelled "sample 0" and on; open dimensions are 2."""
+    return _samples
+
+
+@pytest.fixture(scope="session")
+def placed() -> Callable[..., Draft]:
+    """`placed(model, target, data, **options of Place)`: prepared, traced and placed."""
+    return _placed
