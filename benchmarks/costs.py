@@ -45,7 +45,10 @@ def _weight(inits: list, nodes: list, name: str, shape: tuple[int, ...], axis: i
 def build(kind: str, case: tuple[int, ...], integer: bool) -> tuple[bytes, dict[str, np.ndarray], int, int]:
     """A chain of one operator; its feeds; multiply-adds and output elements of one link."""
     op, _, variant = kind.partition("/")
-    inits = [numpy_helper.from_array(np.array(0.02, np.float32), SCALE), numpy_helper.from_array(np.array(128, np.uint8), ZERO)]
+    inits = [
+        numpy_helper.from_array(np.array(0.02, np.float32), SCALE),
+        numpy_helper.from_array(np.array(128, np.uint8), ZERO),
+    ]
     nodes: list = []
     mac = 0
     if op == "Conv":
@@ -70,14 +73,18 @@ def build(kind: str, case: tuple[int, ...], integer: bool) -> tuple[bytes, dict[
             w = _weight(inits, nodes, f"w{i}", (channels, channels // group, kernel, kernel), 0, integer)
             nodes.append(helper.make_node("Conv", [value, w], [out], group=group, pads=[kernel // 2] * 4))
         elif op == "MatMul":
-            nodes.append(helper.make_node("MatMul", [value, _weight(inits, nodes, f"w{i}", (width, width), 1, integer)], [out]))
+            nodes.append(
+                helper.make_node("MatMul", [value, _weight(inits, nodes, f"w{i}", (width, width), 1, integer)], [out])
+            )
         elif op == "Gemm":
-            nodes.append(helper.make_node("Gemm", [value, _weight(inits, nodes, f"w{i}", (width, width), 0, integer)], [out], transB=1))
+            nodes.append(
+                helper.make_node(
+                    "Gemm", [value, _weight(inits, nodes, f"w{i}", (width, width), 0, integer)], [out], transB=1
+                )
+            )
         elif op in ("Add", "Mul"):
             nodes.append(helper.make_node(op, [value, value], [out]))
-        elif op == "MaxPool":
-            nodes.append(helper.make_node(op, [value], [out], kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
-        elif op == "AveragePool":
+        elif op == "MaxPool" or op == "AveragePool":
             nodes.append(helper.make_node(op, [value], [out], kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
         elif op == "GlobalAveragePool":
             nodes.append(helper.make_node(op, [value], [f"g{i}"]))
@@ -88,7 +95,16 @@ def build(kind: str, case: tuple[int, ...], integer: bool) -> tuple[bytes, dict[
             elements *= 1
         elif op == "Resize":
             inits.append(numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), f"r{i}"))
-            nodes.append(helper.make_node("Resize", [value, "", f"r{i}"], [out], mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"))
+            nodes.append(
+                helper.make_node(
+                    "Resize",
+                    [value, "", f"r{i}"],
+                    [out],
+                    mode="nearest",
+                    coordinate_transformation_mode="asymmetric",
+                    nearest_mode="floor",
+                )
+            )
         elif op == "Transpose":
             nodes.append(helper.make_node("Transpose", [value], [out], perm=[0, 1, 3, 2]))
         elif op == "Softmax":
@@ -112,7 +128,10 @@ def build(kind: str, case: tuple[int, ...], integer: bool) -> tuple[bytes, dict[
     return model.SerializeToString(), {"x": RNG.standard_normal(shape).astype(np.float32)}, mac, elements
 
 
-def sessions(kind: str, case: tuple[int, ...], integer: bool) -> tuple[ort.InferenceSession, dict[str, np.ndarray], int, int]:
+def sessions(
+    kind: str, case: tuple[int, ...], integer: bool
+) -> tuple[ort.InferenceSession, dict[str, np.ndarray], int, int]:
+    """A session of one thread on a chain, its feeds, and the work in one link."""
     data, feeds, mac, elements = build(kind, case, integer)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -137,8 +156,27 @@ def least(session: ort.InferenceSession, feeds: dict[str, np.ndarray], repeat: i
 
 
 def cases(kind: str) -> Iterator[tuple[int, ...]]:
+    """The sizes an operator is measured at."""
     if kind == "Conv":
-        return iter([(16, 56, 1), (32, 56, 1), (64, 28, 1), (128, 14, 1), (256, 14, 1), (384, 7, 1), (8, 56, 3), (16, 56, 3), (32, 28, 3), (64, 28, 3), (128, 14, 3), (24, 56, 1), (96, 28, 1), (256, 1, 1), (64, 1, 1)])
+        return iter(
+            [
+                (16, 56, 1),
+                (32, 56, 1),
+                (64, 28, 1),
+                (128, 14, 1),
+                (256, 14, 1),
+                (384, 7, 1),
+                (8, 56, 3),
+                (16, 56, 3),
+                (32, 28, 3),
+                (64, 28, 3),
+                (128, 14, 3),
+                (24, 56, 1),
+                (96, 28, 1),
+                (256, 1, 1),
+                (64, 1, 1),
+            ]
+        )
     if kind == "Conv/depthwise":
         return iter([(32, 56, 3), (96, 28, 3), (192, 14, 3), (384, 14, 3), (480, 7, 5), (240, 14, 5), (16, 112, 3)])
     if kind.startswith(("MatMul", "Gemm")):
@@ -165,12 +203,33 @@ def fit(rows: list[tuple[int, int, float]]) -> tuple[float, float, float]:
 
 
 def main() -> None:
+    """Measure, fit, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
-    kinds = ["Conv", "Conv/depthwise", "MatMul", "MatMul/none", "Gemm", "Gemm/none", "Add", "Mul", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize", "Transpose", "Sigmoid", "LeakyRelu", "Softmax", "Relu", "HardSigmoid"]
+    kinds = [
+        "Conv",
+        "Conv/depthwise",
+        "MatMul",
+        "MatMul/none",
+        "Gemm",
+        "Gemm/none",
+        "Add",
+        "Mul",
+        "Concat",
+        "MaxPool",
+        "AveragePool",
+        "GlobalAveragePool",
+        "Resize",
+        "Transpose",
+        "Sigmoid",
+        "LeakyRelu",
+        "Softmax",
+        "Relu",
+        "HardSigmoid",
+    ]
     for kind in args.only or kinds:
         tables: dict[bool, list[tuple[int, int, float]]] = {False: [], True: []}
         for case in cases(kind):
@@ -180,7 +239,9 @@ def main() -> None:
                 tables[integer].append((mac, elements, least(session, feeds, args.repeat) / links))
             if args.verbose:
                 f, i = tables[False][-1], tables[True][-1]
-                print(f"   {kind:16s} {case!s:16s} float {f[2]/1e3:9.1f} us   integer {i[2]/1e3:9.1f} us   ratio {i[2]/f[2]:.2f}")
+                print(
+                    f"   {kind:16s} {case!s:16s} float {f[2] / 1e3:9.1f} us   integer {i[2] / 1e3:9.1f} us   ratio {i[2] / f[2]:.2f}"
+                )
         for integer in (False, True):
             mac_, element, call = fit(tables[integer])
             print(f'{"integer" if integer else "float":8s} "{kind}": Cost({mac_:.4g}, {element:.4g}, {call:.4g}),')

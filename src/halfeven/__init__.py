@@ -5,7 +5,7 @@ Names resolve on first use, so that `import halfeven` costs nothing.
 
 from importlib import import_module
 
-from halfeven.version import VERSION as __version__
+from halfeven.version import __version__
 
 _HOMES = {
     "halfeven.api": ("Result", "calibrate", "export", "inspect", "load", "quantize", "verify"),
@@ -28,7 +28,7 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> object:

@@ -8,8 +8,8 @@ Experts put steps together themselves: `load`, `pipeline(Simplify(), Trace(), Pl
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,24 +17,26 @@ import numpy as np
 import onnx_ir as ir
 
 from halfeven.data.check import swap_colors
-from halfeven.draft import Batch, Draft, Progress, Step, no_progress, pipeline
+from halfeven.draft import Draft, Progress, Step, no_progress, pipeline
 from halfeven.errors import BadCalibration, BadOption, UnsupportedByTarget
 from halfeven.export.interface import integer_interface
 from halfeven.export.onnx import to_qdq
 from halfeven.feeding import Feed, open_data
 from halfeven.graph import model as files
 from halfeven.graph.plan import Plan
-from halfeven.options import OPTIONAL, make_steps, read_config
+from halfeven.options import make_steps, read_config
 from halfeven.report.inspection import Inspection, inspect_draft, suspicious_colors
 from halfeven.report.verify import Verification, compare_models
 from halfeven.run import torch as torch_door
 from halfeven.run.ort import OrtExecutor
 from halfeven.run.specs import model_digest
 from halfeven.stats.record import Record
+from halfeven.steps.follow import FollowPlan
 from halfeven.targets import target_named
-from halfeven.version import VERSION
+from halfeven.version import __version__
 
 Model: TypeAlias = "str | Path | ir.Model | Any"
+NODE_BYTES = 100
 SETTINGS = ("target", "preprocess", "labels", "holdout", "limit", "io", "skip", "seed")
 
 
@@ -122,9 +124,16 @@ def quantize(
     Raises:
         QuantError: one of its children says what is wrong with model, data or options.
     """
-    given = dict(
-        target=target, preprocess=preprocess, labels=labels, holdout=holdout, limit=limit, io=io, skip=tuple(skip), seed=seed
-    )
+    given = {
+        "target": target,
+        "preprocess": preprocess,
+        "labels": labels,
+        "holdout": holdout,
+        "limit": limit,
+        "io": io,
+        "skip": tuple(skip),
+        "seed": seed,
+    }
     settings, chosen = _configured(config, given, options)
     draft, notes = _loaded(model, str(settings["target"]), example_inputs)
     source = model if isinstance(model, ir.Model) else draft.model
@@ -164,7 +173,7 @@ def calibrate(
 
     `stats`: a record made elsewhere whose channel ranges are taken over, so that both can be merged.
     """
-    settings, chosen = _configured(config, dict(target=target, preprocess=preprocess, limit=limit), options)
+    settings, chosen = _configured(config, {"target": target, "preprocess": preprocess, "limit": limit}, options)
     draft, _ = _loaded(model, str(settings["target"]), example_inputs)
     feed = open_data(draft.model, data, settings, held_out=False)
     digest = model_digest(draft.model)
@@ -190,7 +199,7 @@ def inspect(
     **options: object,
 ) -> tuple[Inspection, Draft]:
     """What would be quantized, what would stay float and why; without data the shapes of a synthetic sample."""
-    settings, chosen = _configured(config, dict(target=target, preprocess=preprocess), options)
+    settings, chosen = _configured(config, {"target": target, "preprocess": preprocess}, options)
     draft, notes = _loaded(model, str(settings["target"]), example_inputs)
     feed = open_data(draft.model, data, {**settings, "limit": 1}, held_out=False)
     steps = make_steps(chosen)
@@ -211,7 +220,7 @@ def verify(
     """Compare a float model and a quantized one on data; arguments as for `quantize`."""
     first, second = files.load(model), files.load(quantized)
     _same_interface(first, second)
-    settings = dict(preprocess=preprocess, labels=labels, limit=limit)
+    settings = {"preprocess": preprocess, "labels": labels, "limit": limit}
     feed = open_data(first, data, settings, held_out=False)
     sizes = _serialized_size(first), _serialized_size(second)
     found = compare_models(first, second, feed.calibration, sizes=sizes, labels=feed.labels, progress=progress)
@@ -251,9 +260,7 @@ def _with_record(draft: Draft, stats: Record | str | Path | None, digest: str) -
     record = stats if isinstance(stats, Record) else Record.load(stats)
     if record.model != digest:
         raise BadCalibration(f"The statistics are of model {record.model}, this one is {digest}: calibrate it anew.")
-    return replace(
-        draft, stats=record.observations, channels=record.channels, shapes=record.shapes, huge=record.huge
-    )
+    return replace(draft, stats=record.observations, channels=record.channels, shapes=record.shapes, huge=record.huge)
 
 
 def _steps(
@@ -263,28 +270,6 @@ def _steps(
     if plan is not None:
         steps["place"] = FollowPlan(plan if isinstance(plan, Plan) else Plan.load(plan))
     return list(steps.values())
-
-
-@dataclass(frozen=True)
-class FollowPlan:
-    """Take a plan instead of placing; it must be of this model."""
-
-    plan: Plan
-    name: str = field(default="follow plan", init=False)  # type: ignore[misc]
-
-    def __call__(self, draft: Draft, data: Iterable[tuple[str, Batch]], progress: Progress) -> Draft:
-        """The draft with the plan.
-
-        Raises:
-            BadOption: the plan names a value or node that the model does not have.
-        """
-        nodes = {node.name for node in draft.model.graph.all_nodes()}
-        values = {v.name for n in draft.model.graph for v in n.outputs} | {v.name for v in draft.model.graph.inputs}
-        values |= set(draft.model.graph.initializers)
-        for site in self.plan.sites:
-            if site.value not in values or (site.consumer and site.consumer not in nodes):
-                raise BadOption(f"--plan: the model has no {site}. The plan is of another model or another version of it.")
-        return replace(draft, plan=self.plan)
 
 
 def _refuse_nothing(draft: Draft) -> None:
@@ -301,7 +286,7 @@ def _refuse_nothing(draft: Draft) -> None:
 def _provenance(draft: Draft, settings: Mapping[str, Any], options: Mapping[str, object], feed: Feed) -> dict[str, str]:
     said = {k: v for k, v in {**settings, **options}.items() if k not in ("holdout", "labels") and v not in (None, ())}
     return {
-        "halfeven.version": VERSION,
+        "halfeven.version": __version__,
         "halfeven.target": draft.target.name,
         "halfeven.plan": draft.plan.digest,
         "halfeven.data": feed.digest,
@@ -311,11 +296,11 @@ def _provenance(draft: Draft, settings: Mapping[str, Any], options: Mapping[str,
 
 def _serialized_size(model: ir.Model) -> int:
     """Bytes of the file the model would be: its tensors and, roughly, its structure."""
-    tensors = sum(t.nbytes for v in model.graph.initializers.values() if (t := v.const_value) is not None)
-    inside = sum(
-        a.value.nbytes for n in model.graph.all_nodes() for a in n.attributes.values() if a.type == ir.AttributeType.TENSOR
-    )
-    return tensors + inside + 100 * sum(1 for _ in model.graph.all_nodes())
+    total = sum(t.nbytes for v in model.graph.initializers.values() if (t := v.const_value) is not None)
+    for node in model.graph.all_nodes():
+        held = [a.as_tensor().nbytes for a in node.attributes.values() if a.type == ir.AttributeType.TENSOR]
+        total += NODE_BYTES + sum(held)
+    return int(total)
 
 
 def _signed(draft: Draft) -> bool:
@@ -339,6 +324,3 @@ def _colors(draft: Draft, feed: Feed) -> tuple[str, ...]:
 
 def _name(model: Model) -> str:
     return Path(model).name if isinstance(model, (str, Path)) else type(model).__name__
-
-
-_ = (Callable, OPTIONAL)

@@ -26,7 +26,7 @@ EPILOG = """examples:
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser; options of steps are added to `command` only, as they need the steps to be imported."""
-    from halfeven.version import VERSION
+    from halfeven.version import __version__
 
     parser = argparse.ArgumentParser(
         prog="halfeven",
@@ -34,7 +34,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"halfeven {VERSION}")
+    parser.add_argument("--version", action="version", version=f"halfeven {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def add(name: str, summary: str, example: str) -> argparse.ArgumentParser:

@@ -34,8 +34,9 @@ def no_progress(task: str, done: int, total: int | None) -> None:
 class Draft:
     """A float model, the target, and what has been decided and observed so far.
 
-    `stats` and `channels` are by value name, `moments` (of what a layer multiplies by its weights) by node name. `shapes` are those of one run on a sample, by value name; `huge` the values of astronomic size seen in it, with
-    their magnitude; `notes` are sentences for the user.
+    `stats`, `channels`, `shapes` (of one run on a sample) and `huge` (values of astronomic size seen in it, with their
+    magnitude) are by value name; `moments`, of what a layer multiplies by its weights, by node name; `notes` are
+    sentences for the user.
     """
 
     model: ir.Model

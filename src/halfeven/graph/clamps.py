@@ -22,7 +22,7 @@ def clamp_bounds(node: ir.Node) -> tuple[float, float]:
     low, high = (array_at(node, port) for port in (1, 2))
     minimum = ops.attribute(node, "min", float("-inf")) if low is None else low
     maximum = ops.attribute(node, "max", float("inf")) if high is None else high
-    return float(minimum), float(maximum)  # type: ignore[arg-type]
+    return float(minimum), float(maximum)
 
 
 def idle(node: ir.Node, params: QParams) -> bool:

@@ -12,13 +12,13 @@ Weights are per-channel along the axis over which one output channel has one sca
 and what leads from the last layer to them, is post-processing.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import onnx_ir as ir
 
-from halfeven.graph.edit import constant as constant_of
+from halfeven.graph import edit
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,16 @@ QUANTIZED_OPS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"}
     | {"MatMulInteger", "QGemm", "QLinearAdd", "QLinearMul", "QLinearConcat", "MatMulNBits", "DynamicQuantizeLSTM"}
 )
+
+
+def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor of a value that nobody can change, or None for anything computed or fed."""
+    return edit.constant(value)
+
+
+def dims_of(tensor: ir.TensorProtocol) -> tuple[int, ...]:
+    """A tensor's shape, as integers."""
+    return tuple(int(d) for d in tensor.shape.numpy())
 
 
 def weight_port(node: ir.Node) -> int | None:
@@ -78,7 +88,8 @@ FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 
 def weight_axis(node: ir.Node, port: int) -> int | None:
     """The output-channel axis of the weight at `port`, or None where one scale a channel cannot leave the sum."""
-    rank = len(constant_of(node.inputs[port]).shape)  # type: ignore[union-attr]
+    tensor = constant_of(node.inputs[port])
+    rank = 0 if tensor is None else len(tensor.shape)
     match node.op_type:
         case "Conv":
             return 0
@@ -101,7 +112,7 @@ def bias_of(node: ir.Node) -> ir.Value | None:
     return node.inputs[traits.bias]
 
 
-def attribute(node: ir.Node, name: str, default: int | float | str | Sequence[int]) -> object:
+def attribute(node: ir.Node, name: str, default: Any) -> Any:
     """An attribute's value, or the default."""
     found = node.attributes.get(name)
     return default if found is None else found.value
@@ -131,11 +142,11 @@ def shape_of(value: ir.Value | None, shapes: dict[str, tuple[int, ...]]) -> tupl
         return None
     tensor = constant_of(value)
     if tensor is not None:
-        return tuple(int(d) for d in tensor.shape)
+        return dims_of(tensor)
     return shapes.get(value.name or "")
 
 
 def is_depthwise(node: ir.Node) -> bool:
     """True for a convolution with one input channel a group."""
     weight = constant_of(node.inputs[1]) if node.op_type == "Conv" else None
-    return weight is not None and attribute(node, "group", 1) == weight.shape[0] and weight.shape[1] == 1
+    return weight is not None and attribute(node, "group", 1) == weight.shape[0] and dims_of(weight)[1] == 1

@@ -1,6 +1,7 @@
 """The vectors that a layer's weights multiply: windows of a convolution, rows of a matrix product."""
 
 from math import prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,7 @@ def patches(node: ir.Node, x: Array, limit: int) -> Array | None:
 def matrix_of(node: ir.Node, weight: Array) -> Array:
     """The weight as (groups, outputs, k): what the vectors of `patches` are multiplied by."""
     if node.op_type == "Conv":
-        groups = int(ops.attribute(node, "group", 1))  # type: ignore[call-overload]
+        groups = int(ops.attribute(node, "group", 1))
         return weight.reshape(groups, weight.shape[0] // groups, -1)
     rows = weight if node.op_type == "Gemm" and ops.attribute(node, "transB", 0) else np.swapaxes(weight, -1, -2)
     return rows.reshape(1, -1, rows.shape[-1])
@@ -45,11 +46,12 @@ def weight_of(node: ir.Node, matrix: Array, shape: tuple[int, ...]) -> Array:
 
 
 def vector_length(node: ir.Node) -> int:
-    """k of `matrix_of`, from the weight's shape; 0 for a node without that form."""
+    """K of `matrix_of`, from the weight's shape; 0 for a node without that form."""
     port = ops.weight_port(node)
     if port != 1 or node.op_type not in ("Conv", "Gemm", "MatMul"):
         return 0
-    shape = [int(d) for d in node.inputs[1].const_value.shape]  # type: ignore[union-attr]
+    tensor = ops.constant_of(node.inputs[1])
+    shape = ops.dims_of(tensor) if tensor is not None else ()
     if node.op_type == "Conv":
         return prod(shape[1:])
     if len(shape) != 2:
@@ -62,27 +64,29 @@ def _spread(count: int, limit: int) -> npt.NDArray[np.int64]:
 
 
 def _windows(node: ir.Node, x: Array, limit: int) -> Array:
-    kernel = [int(d) for d in node.inputs[1].const_value.shape[2:]]  # type: ignore[union-attr]
+    tensor = ops.constant_of(node.inputs[1])
+    assert tensor is not None
+    kernel = list(ops.dims_of(tensor)[2:])
     axes = len(kernel)
     strides = _ints(node, "strides", [1] * axes)
     dilations = _ints(node, "dilations", [1] * axes)
-    groups = int(ops.attribute(node, "group", 1))  # type: ignore[call-overload]
+    groups = int(ops.attribute(node, "group", 1))
     x = np.pad(x, [(0, 0), (0, 0), *_pads(node, x.shape[2:], kernel, strides, dilations)])
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     counts = [(s - r) // t + 1 for s, r, t in zip(x.shape[2:], reach, strides, strict=True)]
     picked = np.unravel_index(_spread(prod(counts), limit), counts)
-    index: list[npt.NDArray[np.int64]] = []
+    index: list[Any] = [slice(None), slice(None)]
     for axis, (at, stride, size, dilation) in enumerate(zip(picked, strides, kernel, dilations, strict=True)):
         taps = (np.arange(size) * dilation).reshape([-1 if i == axis else 1 for i in range(axes)])
         index.append(np.asarray(at * stride).reshape(-1, *[1] * axes) + taps)
-    found = x[(slice(None), slice(None), *index)]  # batch, channels, positions, kernel...
+    found: Array = x[tuple(index)]  # batch, channels, positions, kernel...
     batch, channels, positions = found.shape[:3]
     split = found.reshape(batch, groups, channels // groups, positions, prod(kernel))
     return split.transpose(1, 0, 3, 2, 4).reshape(groups, batch * positions, -1)
 
 
 def _ints(node: ir.Node, name: str, default: list[int]) -> list[int]:
-    return [int(v) for v in ops.attribute(node, name, default)]  # type: ignore[union-attr]
+    return [int(v) for v in ops.attribute(node, name, default)]
 
 
 def _pads(

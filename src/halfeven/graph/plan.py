@@ -105,7 +105,7 @@ class Plan:
             BadOption: the text is no plan, or of another version, or malformed.
         """
         if not isinstance(data, dict) or data.get("halfeven_plan") != VERSION:
-            raise BadOption(f"Not a plan: expected a JSON object with \"halfeven_plan\": {VERSION}.")
+            raise BadOption(f'Not a plan: expected a JSON object with "halfeven_plan": {VERSION}.')
         groups, sites = {}, {}
         try:
             for entry in data["groups"]:

@@ -83,12 +83,13 @@ def quantize(x: Array, params: QParams, rounding: Rounding = Rounding.HALF_EVEN)
     """
     grid = params.scheme.grid
     wide = np.float64 if grid.bits > 23 else np.float32
-    zero = spread(params.zero_point, x.shape).astype(wide)
+    zero: npt.NDArray[np.floating] = spread(params.zero_point, x.shape).astype(wide)
     with np.errstate(over="ignore", invalid="ignore"):
         ratio = (x / spread(params.scale, x.shape)).astype(wide)
     low, high = grid.low - zero, grid.high - zero
-    codes = rounding(np.minimum(np.maximum(np.where(np.isnan(ratio), low, ratio), low), high)) + zero
-    return codes.astype(grid.dtype)
+    clipped = np.minimum(np.maximum(np.where(np.isnan(ratio), low, ratio), low), high)
+    codes: npt.NDArray[np.integer] = (rounding(clipped) + zero).astype(grid.dtype)
+    return codes
 
 
 def dequantize(codes: npt.NDArray[np.integer], params: QParams) -> Array:

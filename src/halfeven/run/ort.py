@@ -165,7 +165,9 @@ def integer_nodes(model: ir.Model | str | Path) -> tuple[int, int]:
 
 
 INTEGER_LAYERS = frozenset({"QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
-FLOAT_LAYERS = frozenset({"Conv", "FusedConv", "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "ConvTranspose", "LSTM", "GRU"})
+FLOAT_LAYERS = frozenset(
+    {"Conv", "FusedConv", "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "ConvTranspose", "LSTM", "GRU"}
+)
 
 
 def first(samples: Iterable[tuple[str, Batch]]) -> tuple[str, Batch] | None:
@@ -173,7 +175,9 @@ def first(samples: Iterable[tuple[str, Batch]]) -> tuple[str, Batch] | None:
     return next(iter(samples), None)
 
 
-def interleaved(a: OrtExecutor, b: OrtExecutor, feeds: Batch, seconds: float, least: int = 5) -> list[tuple[float, float]]:
+def interleaved(
+    a: OrtExecutor, b: OrtExecutor, feeds: Batch, seconds: float, least: int = 5
+) -> list[tuple[float, float]]:
     """Milliseconds of a run of `a` and one of `b`, in turn (A B, B A, ...), until `seconds` are over; two warm-ups."""
     for _ in range(2):
         a(feeds)

@@ -30,7 +30,7 @@ def index_limits(model: ir.Model) -> dict[str, int]:
         if node.op_type == "Gather" and ops.attribute(node, "axis", 0) == 0:
             table, index = ops.constant_of(node.inputs[0]), node.inputs[1]
             if table is not None and index is not None and index.is_graph_input() and index.name:
-                found[index.name] = min(int(table.shape[0]), found.get(index.name, 1 << 62))
+                found[index.name] = min(ops.dims_of(table)[0], found.get(index.name, 1 << 62))
     return found
 
 
@@ -44,7 +44,7 @@ def model_digest(model: ir.Model) -> str:
         tensor = value.const_value
         if tensor is None:
             continue
-        state.update(repr((name, tensor.dtype.name, [int(d) for d in tensor.shape])).encode())
+        state.update(repr((name, tensor.dtype.name, tensor.shape.numpy())).encode())
         flat = tensor.numpy().reshape(-1)
         take = max(1, 65536 // max(flat.dtype.itemsize, 1))
         state.update(np.ascontiguousarray(flat[:take]).tobytes() + np.ascontiguousarray(flat[-take:]).tobytes())

@@ -6,15 +6,8 @@ The exporter is told not to optimize: its optimizer folds BatchNormalization and
 it every parameter arrives unchanged under its own name, and `graph.prepare` folds with checks. Opset 20 is the first
 with Gelu as one operator, and no version converter runs.
 
-The batch is left open if the first axis really is one. Two rows a, b are cut from the example (b is made of a's
-values in another order if there is one row only), and forward must give
-
-    f([a; b]) = [f(a); f(b)]
-
-on some axis of each output. A recurrent layer that takes time first, or a module that normalizes over the batch, does
-not, and keeps the example's batch. The two rows are also what is exported, as PyTorch takes a size of 1 for a constant.
-
-PyTorch is imported when a function is called.
+The batch is left open if the first axis of the inputs really is one (`torch_batch`), and torch.export can follow it;
+otherwise the model keeps the example's shapes, and a note says why. PyTorch is imported when a function is called.
 """
 
 import io
@@ -30,9 +23,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from halfeven.draft import Batch
 from halfeven.errors import BadCalibration, BadOption, UnsupportedModel
 from halfeven.run.ort import OrtExecutor
+from halfeven.run.torch_batch import as_array, is_stacked, largest_gap, pair_of_rows
 from halfeven.run.torch_call import Call, bind, named_tensors
 from halfeven.run.torch_failure import brief, not_captured, not_translated, user_line
 from halfeven.run.torch_graph import tidy
@@ -40,9 +33,6 @@ from halfeven.run.torch_graph import tidy
 OPSET = 20
 TOLERANCE = 1e-4
 """Largest difference between module and model, as a fraction of an output's largest magnitude."""
-
-ROWS_TOLERANCE = 1e-3
-"""The same between a row alone and in a batch: kernels sum in another order; a row mixed with others is far off."""
 
 LOGGERS = ("torch", "torch.export", "torch.onnx", "torch.fx", "torch._dynamo", "onnxscript", "onnx_ir")
 
@@ -84,23 +74,25 @@ def from_module(
     inner = _unwrapped(module, torch)
     _check_weights(inner, torch)
     call, notes = bind(inner, example_inputs, lambda leaf: _on_device(leaf, inner, torch))
-    if any(part.training for part in module.modules()):
+    if any(part.training for part in inner.modules()):
         notes.append("the module was in training mode; it is exported in evaluation mode, and was set back")
     source = _Source(inner, call, tuple(input_names or ()), tuple(output_names or ()))
     _check_names(source, named_tensors(source.run(call), source.name))
     if not dynamic_batch:
-        return source.exported(call, open_batch=False), notes
-    rows, reason = _rows(source)
-    if rows is not None:
-        try:
-            return source.exported(rows, open_batch=True), notes
-        except UnsupportedModel as error:
-            reason = str(error)
-    model = source.exported(call, open_batch=False)
-    return model, [*notes, f"the shapes of all inputs, the batch among them, are those of example_inputs: {reason}"]
+        model, more = source.exported(call)
+        return model, notes + more
+    reason = "the rows of a batch influence each other, or the first axis of the first input is not the batch"
+    try:
+        if (rows := _rows(source)) is not None:
+            model, more = source.exported(*rows)
+            return model, notes + more
+    except (BadOption, UnsupportedModel) as error:
+        reason = _why_fixed(error)
+    model, more = source.exported(call)
+    return model, [*notes, f"the inputs keep the shapes of example_inputs, the batch too: {reason}", *more]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Source:
     """A module to export; `call` is the user's example, and the names are empty where the user gave none."""
 
@@ -125,21 +117,28 @@ class _Source:
                     "Give inputs that the module itself can run."
                 ) from error
 
-    def exported(self, call: Call, *, open_batch: bool) -> ir.Model:
-        """The model traced from `call`, checked on it and on the user's example."""
-        program = _captured(self, call, open_batch)
-        model = _translated(self, program)
+    def exported(self, call: Call, batched: Sequence[bool] = ()) -> tuple[ir.Model, list[str]]:
+        """The model traced from `call`, checked on it and on the user's example, and notes.
+
+        `batched` says which tensors of the call have the batch, left open, as first axis.
+        """
+        program = _captured(self, call, batched)
+        model, written = _translated(self, program)
         results = named_tensors(self.run(call), self.name)
-        if (got := len(model.graph.outputs), len(model.graph.inputs)) != (len(results), len(call.tensors)):
+        found, expected = (len(model.graph.inputs), len(model.graph.outputs)), (len(call.tensors), len(results))
+        if found != expected:
             raise UnsupportedModel(
-                f"{self.name} returns {len(results)} tensors for {len(call.tensors)}, but its export {got[0]} for "
-                f"{got[1]}. Export the module to ONNX in another way and give the file."
+                f"{self.name} was exported with {found[0]} inputs and {found[1]} outputs; expected {expected[0]} and "
+                f"{expected[1]}. Export the module to ONNX in another way and give the file."
             )
+        if both := set(self.outputs) & set(self.inputs or (str(value.name) for value in model.graph.inputs)):
+            raise BadOption(f"output_names: {sorted(both)} are names of inputs. Give each tensor its own name.")
         tidy(model, self.inputs, self.outputs or tuple(results), _first_keys(self.module))
         _verify(self, model, call)
-        if open_batch:
+        if call is not self.call:
             _verify(self, model, self.call)
-        return model
+        memory = f"forward writes to {written}; the model starts from their present values in each run"
+        return model, [memory] if written else []
 
 
 def _torch() -> Any:
@@ -179,8 +178,6 @@ def _check_names(source: _Source, results: dict[str, Any]) -> None:
     ):
         if names and (len(names) != count or len(set(names)) != count or "" in names):
             raise BadOption(f"{option}: {source.name} needs {count} different names, found {list(names)}.")
-    if both := set(source.inputs) & set(source.outputs):
-        raise BadOption(f"input_names and output_names both hold {sorted(both)}. Give each tensor its own name.")
 
 
 def _on_device(leaf: Any, module: Any, torch: Any) -> Any:
@@ -202,7 +199,8 @@ def _unchanged(module: Any) -> Iterator[None]:
     torch.export leaves symbolic tensors behind in attributes that forward assigns.
     """
     parts = [(part, dict(part.__dict__)) for part in module.modules()]
-    members = [(part.__dict__[key], dict(part.__dict__[key])) for part, _ in parts for key in ("_buffers", "_parameters")]
+    tables = [part.__dict__[key] for part, _ in parts for key in ("_buffers", "_parameters", "_modules")]
+    contents = [dict(table) for table in tables]
     buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     torch = sys.modules["torch"]
     try:
@@ -213,9 +211,9 @@ def _unchanged(module: Any) -> Iterator[None]:
         for part, attributes in parts:
             part.__dict__.clear()
             part.__dict__.update(attributes)
-        for live, kept in members:
-            live.clear()
-            live.update(kept)
+        for table, content in zip(tables, contents, strict=True):
+            table.clear()
+            table.update(content)
         with torch.no_grad():
             for buffer, value in buffers:
                 if not torch.equal(buffer, value):
@@ -237,15 +235,13 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _captured(source: _Source, call: Call, open_batch: bool) -> Any:
+def _captured(source: _Source, call: Call, batched: Sequence[bool]) -> Any:
     """The traced program, a torch ExportedProgram."""
     export = import_module("torch.export")
-    shapes = None
-    if open_batch:
-        shapes, size = export.ShapesCollection(), len(call.tensors[0])
-        for tensor in call.tensors:
-            if _has_rows(tensor, size):
-                shapes[tensor] = {0: export.Dim("batch")}
+    shapes: Any = export.ShapesCollection() if batched else None
+    for tensor, has_rows in zip(call.tensors, batched, strict=False):
+        if has_rows:
+            shapes[tensor] = {0: export.Dim("batch")}
     with _unchanged(source.module), _quiet():
         try:
             return export.export(source.module, call.args, call.kwargs, dynamic_shapes=shapes)
@@ -253,28 +249,61 @@ def _captured(source: _Source, call: Call, open_batch: bool) -> Any:
             raise not_captured(error, source.name) from error
 
 
-def _translated(source: _Source, program: Any) -> ir.Model:
+def _translated(source: _Source, program: Any) -> tuple[ir.Model, list[str]]:
+    """The ONNX model of a traced program, and the names of buffers that the program writes."""
     onnx = import_module("torch.onnx")
     with _unchanged(source.module), _quiet():
         try:
             made = onnx.export(program, (), dynamo=True, optimize=False, opset_version=OPSET, verbose=False)
         except Exception as error:
             raise not_translated(error, source.name, program) from error
-    model: ir.Model = made.model
-    return model
+    return made.model, sorted(made.exported_program.graph_signature.buffers_to_mutate.values())
 
 
-def _rows(source: _Source) -> tuple[Call | None, str]:
-    """The example as a batch of two rows if the module's first axis is a batch; otherwise why not."""
-    first = source.call.tensors[0]
-    if first.dim() == 0 or len(first) == 0:
-        return None, "the first input has no rows"
-    one, other = (source.call.mapped(lambda t, p=pick: _row(t, len(first), p)) for pick in (0, 1))
-    pair = iter(other.tensors)
-    cat = sys.modules["torch"].cat
-    both = one.mapped(lambda t: cat((t, next(pair))) if _has_rows(t, 1) else _skip(t, pair))
-    return both, ""
+def _rows(source: _Source) -> tuple[Call, list[bool]] | None:
+    """The example as a batch of two rows, and which tensors have them; None if the rows are not independent."""
+    first, second, both, batched = pair_of_rows(source.call.tensors)
+    calls = [source.call.with_tensors(tensors) for tensors in (first, second, both)]
+    one, other, joint = ([*named_tensors(source.run(call), source.name).values()] for call in calls)
+    if not any(batched) or not is_stacked(one, other, joint):
+        return None
+    return calls[2], batched
 
 
-def _has_rows(tensor: Any, size: int) -> bool:
-    return bool(tensor.dim() and len(tensor) == size)
+def _why_fixed(error: BadOption | UnsupportedModel) -> str:
+    cause = error.__cause__
+    if isinstance(error, BadOption):
+        return f"forward fails on a batch of another size ({brief(cause or error)})"
+    if "Constraints violated" in str(cause):
+        return "forward computes with the number of rows as a constant"
+    return f"the export with an open batch failed ({brief(cause or error)})"
+
+
+def _verify(source: _Source, model: ir.Model, call: Call) -> None:
+    """Compare model and module on one call.
+
+    Raises:
+        UnsupportedModel: ONNX Runtime cannot run the model, or an output differs by more than TOLERANCE.
+    """
+    expected = named_tensors(source.run(call), source.name)
+    feeds = {str(value.name): as_array(t) for value, t in zip(model.graph.inputs, call.tensors, strict=True)}
+    try:
+        found = OrtExecutor(model, optimize=False)(feeds, "example_inputs")
+    except BadCalibration as error:
+        raise UnsupportedModel(f"{source.name} was exported, but {error}") from error
+    for (name, value), tensor in zip(found.items(), expected.values(), strict=True):
+        if (gap := largest_gap(as_array(tensor), np.asarray(value))) > TOLERANCE:
+            raise _mismatch(source, call, name, gap)
+
+
+def _mismatch(source: _Source, call: Call, name: str, gap: float) -> UnsupportedModel:
+    once, again = (named_tensors(source.run(call), source.name).values() for _ in range(2))
+    if any(largest_gap(as_array(a), as_array(b)) > TOLERANCE for a, b in zip(once, again, strict=True)):
+        return UnsupportedModel(
+            f"{source.name} gives another '{name}' each time it is run on the same input. Take what is random out of "
+            "forward, such as a dropout that ignores evaluation mode."
+        )
+    return UnsupportedModel(
+        f"{source.name} was exported, but its model gives another '{name}' than the module: they differ by {gap:.2g} "
+        f"of the largest value, more than {TOLERANCE:g}. Export the module to ONNX in another way and give the file."
+    )

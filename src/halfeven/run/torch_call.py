@@ -12,7 +12,7 @@ graph, and the n-th tensor of a result its n-th output.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,9 +36,10 @@ class Call:
         """The tensors, flattened."""
         return [leaf for leaf in _leaves((self.args, self.kwargs)) if _is_tensor(leaf)]
 
-    def mapped(self, function: Callable[[Any], Any]) -> "Call":
-        """The call with `function(tensor)` in place of each tensor."""
-        return Call(_mapped(self.args, function), _mapped(self.kwargs, function))
+    def with_tensors(self, tensors: Iterable[Any]) -> "Call":
+        """The call with other tensors, in the order of `tensors`."""
+        rest = iter(tensors)
+        return Call(_mapped(self.args, lambda _: next(rest)), _mapped(self.kwargs, lambda _: next(rest)))
 
 
 def bind(module: Any, example: Any, tensor_of: Callable[[Any], Any]) -> tuple[Call, list[str]]:

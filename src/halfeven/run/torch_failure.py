@@ -47,8 +47,8 @@ def not_translated(error: BaseException, module: str, program: Any) -> Unsupport
     operator = next((found[1] for text in messages if (found := _OPERATOR.search(text))), "")
     what = f"ONNX has no counterpart of {operator}" if operator else f"the translation to ONNX failed: {brief(error)}"
     return UnsupportedModel(
-        f"{module} cannot be exported: {what}{f' ({where})' if where else ''}. Replace it by other operations, or leave "
-        "that part out of the module."
+        f"{module} cannot be exported: {what}{f' ({where})' if where else ''}. Replace it by other operations, or "
+        "leave that part out of the module."
     )
 
 

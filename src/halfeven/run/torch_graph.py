@@ -22,9 +22,13 @@ import onnx_ir as ir
 
 from halfeven.graph.edit import graphs, rename, unused, values
 from halfeven.graph.names import name_everything
+from halfeven.run.torch_operators import respell
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 KEPT_METADATA = (SCOPES, "pkg.torch.onnx.class_hierarchy")
+NO_SCOPE = "_empty_nn_module_stack_from_metadata_hook"
+"""The exporter's path for nodes that come from no module, such as those which take the size of the batch."""
+
 BATCH = "batch"
 
 
@@ -45,6 +49,7 @@ def tidy(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str], keys: M
         for value, name in zip(model.graph.inputs, inputs, strict=True):
             value.name = name
     _separate_outputs(model.graph)
+    respell(model)
     _forget_names(model)
     for value, name in zip(model.graph.outputs, outputs, strict=True):
         value.name = unused(name, taken)
@@ -98,7 +103,7 @@ def _forget_names(model: ir.Model) -> None:
     for graph in graphs(model):
         for node in graph:
             scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
-            path = scopes[-2] if len(scopes) > 1 else ""
+            path = scopes[-2] if len(scopes) > 1 and scopes[-2] != NO_SCOPE else ""
             node.name = unused(f"{path}/{node.op_type}" if path else node.op_type, taken)
             for value in node.outputs:
                 value.name = None

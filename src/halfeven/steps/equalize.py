@@ -1,12 +1,13 @@
 """Equalize: channels of one tensor brought to like ranges, where the network does not notice.
 
 A per-tensor scale serves its widest channel; the others get few codes. Where tensors pass only through operators that
-commute with a positive factor per channel (ReLU, pooling, Add of two such tensors), channel c may be multiplied by s_c if
-the layers that make it multiply their output channel by s_c and the layers that read it divide by it (Nagel et al.
+commute with a positive factor per channel (ReLU, pooling, Add of two such tensors), channel c may be multiplied by s_c
+if the layers that make it multiply their output channel by s_c and the layers that read it divide by it (Nagel et al.
 2019, arXiv:1906.04721, section 4.1; the factor of a whole residual stream is shared). Per-channel weight scales absorb
 both at no loss in the maker and in a depthwise reader; in another reader, quiet channels' weights shrink beside loud
-ones. So s_c = (R / (h m_c))^a, within 1 and `limit`, where m_c is the largest magnitude seen in channel c, R that of the
-tensor, h a headroom for what was not seen, and a in 0, 0.1 .. 1 minimises the error expected at the readers' outputs (uniform rounding errors):
+ones. So s_c = (R / (h m_c))^a, within 1 and `limit`, where m_c is the largest magnitude seen in channel c, R that of
+the tensor, h a headroom for what was not seen, and a in 0, 0.1 .. 1 minimises the error expected at the readers'
+outputs (uniform rounding errors):
 
     sum_o sum_c w_oc^2 D^2 / (12 s_c^2)  +  sum_o (max_c |w_oc / s_c| / 127)^2 / 12 * sum_c s_c^2 E[x_c^2]
 
@@ -25,9 +26,9 @@ import onnx_ir as ir
 
 from halfeven.draft import Draft, Progress, Samples
 from halfeven.graph import ops
+from halfeven.graph.clamps import clamp_bounds
 from halfeven.graph.edit import add_initializer, unused, value_names
 from halfeven.graph.weights import array_at, put_constant
-from halfeven.graph.clamps import clamp_bounds
 from halfeven.run.ort import OrtExecutor
 from halfeven.stats.channels import ChannelRange
 
@@ -95,7 +96,7 @@ class Stream:
             put_constant(node, 1, (weight * s.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.float32), model)
             bias = array_at(node, 2)
             if bias is not None:
-                put_constant(node, 2, (bias * s).astype(np.float32), model)
+                put_constant(node, 2, (bias.astype(np.float64) * s).astype(np.float32), model)
         for node in self.readers:
             weight = _weights(node)
             shape = (-1, *[1] * (weight.ndim - 1)) if ops.is_depthwise(node) else (1, -1, *[1] * (weight.ndim - 2))
@@ -175,7 +176,8 @@ def _stream(values: list[ir.Value]) -> Stream | None:
 def _bound_by_channel(clip: ir.Node, s: Doubles, model: ir.Model) -> None:
     """Clip(x, 0, b) -> Min(Relu(x), b s_c)."""
     source, out, bound = clip.inputs[0], clip.outputs[0], clamp_bounds(clip)[1]
-    assert source is not None and clip.graph is not None
+    assert source is not None
+    assert clip.graph is not None
     taken = value_names(model)
     relu = ir.Node("", "Relu", [source], num_outputs=1, name=clip.name)
     relu.outputs[0].name = unused(f"{out.name}_relu", taken)
@@ -183,7 +185,8 @@ def _bound_by_channel(clip: ir.Node, s: Doubles, model: ir.Model) -> None:
     name = unused(f"{out.name}_bound", taken)
     rank = len(out.shape) if out.shape is not None else 4
     bounds = (bound * s).astype(np.float32).reshape(1, -1, *[1] * (rank - 2))
-    limit = add_initializer(clip.graph, name, ir.tensor(bounds, name=name))  # type: ignore[arg-type]
+    assert isinstance(clip.graph, ir.Graph)
+    limit = add_initializer(clip.graph, name, ir.tensor(bounds, name=name))
     least = ir.Node("", "Min", [relu.outputs[0], limit], num_outputs=1, name=f"{clip.name}_bound")
     clip.append([relu, least])
     final, new = out.name, least.outputs[0]
@@ -207,7 +210,8 @@ def best_factors(stream: Stream, ranges: list[ChannelRange], limit: float, headr
     powers = [1.0] if all(depthwise for depthwise, _ in readers) else [i / 10 for i in range(11)]
     candidates = [np.clip((widest / size / headroom) ** a, 1.0, limit) for a in powers]
     errors = [sum(_error(s, low, high, square, len(ranges), *reader) for reader in readers) for s in candidates]
-    return candidates[int(np.argmin(errors))]
+    chosen: Doubles = candidates[int(np.argmin(errors))]
+    return chosen
 
 
 def _error(

@@ -21,8 +21,8 @@ import onnx_ir as ir
 
 from halfeven.draft import Draft, Progress, Samples
 from halfeven.graph.patches import matrix_of, weight_of
-from halfeven.graph.weights import array_at, put_constant
 from halfeven.graph.plan import Site
+from halfeven.graph.weights import array_at, put_constant
 from halfeven.numerics.quantize import dequantize, quantize, spread
 from halfeven.numerics.scheme import QParams
 from halfeven.stats.moments import Moments
@@ -39,7 +39,7 @@ class Gptq:
     """Share of the mean variance that is added to each; more trusts the data less."""
 
     def __call__(self, draft: Draft, data: Samples, progress: Progress) -> Draft:
-        """The draft with weights that lie on their grids, and corrected biases. Needs `draft.moments` (from Observe)."""
+        """The draft with weights on their grids, and corrected biases. Needs `draft.moments` (from Observe)."""
         model = draft.model.clone()
         layers = [(node, g) for node in model.graph if (g := _weight_group(draft, node)) is not None]
         for i, (node, group) in enumerate(layers):
@@ -55,7 +55,9 @@ class Gptq:
         bias = array_at(node, 2) if node.op_type in ("Conv", "Gemm") else None
         x = weight.astype(np.float32)
         matrix = matrix_of(node, x).astype(np.float64)
-        scale = matrix_of(node, np.ascontiguousarray(spread(params.scale, x.shape) * np.ones(x.shape))).astype(np.float64)
+        scale = matrix_of(node, np.ascontiguousarray(spread(params.scale, x.shape) * np.ones(x.shape))).astype(
+            np.float64
+        )
         limits = params.scheme.grid.low, params.scheme.grid.high
         free = bias is not None
         form = moments.covariance if free else moments.gram / max(moments.count, 1)
@@ -71,7 +73,8 @@ class Gptq:
 
 def _weight_group(draft: Draft, node: ir.Node) -> int | None:
     value = node.inputs[1] if len(node.inputs) > 1 else None
-    if value is None or node.name not in draft.moments or draft.moments[node.name].count == 0:
+    moments = draft.moments.get(node.name or "")
+    if value is None or moments is None or moments.count == 0:
         return None
     return draft.plan.sites.get(Site(value.name or "", node.name or "", 1))
 

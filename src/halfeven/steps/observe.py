@@ -115,10 +115,11 @@ def _input(node: ir.Node) -> str:
 def _take(old: Observation, name: str, values: Batch, label: str, limit: int) -> Observation:
     x = np.asarray(values[name])
     new = old.then(x, limit, threads=2)
-    if new.histogram.extrema.nans > old.histogram.extrema.nans:
+    nans = new.histogram.extrema.nans - old.histogram.extrema.nans
+    if nans:
         raise BadCalibration(
-            f"{label}: tensor '{name}' holds {new.histogram.extrema.nans - old.histogram.extrema.nans} NaN although the "
-            "sample does not. Leave the sample out, or keep the layer in float."
+            f"{label}: tensor '{name}' holds {nans} NaN although the sample does "
+            "not. Leave the sample out, or keep the layer in float."
         )
     return new
 

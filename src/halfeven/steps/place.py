@@ -16,7 +16,7 @@ import onnx_ir as ir
 from halfeven.draft import Draft, Progress, Samples
 from halfeven.errors import BadOption
 from halfeven.graph import ops
-from halfeven.graph.plan import Plan, Quantizer, Site
+from halfeven.graph.plan import Plan, Quantizer, Role, Site
 from halfeven.numerics.grid import IntGrid
 from halfeven.numerics.quantize import fake_quantize, params_of
 from halfeven.numerics.scheme import PER_TENSOR, Scheme, per_channel
@@ -83,7 +83,8 @@ def _masks(draft: Draft) -> dict[str, str]:
     """Nodes that touch values of astronomic size, such as attention masks of -3.4e38."""
     huge = draft.huge
     return {
-        node.name or "": f"'{value.name}' reaches {huge[value.name or '']:.2g} (a mask): no scale can hold that and data"
+        node.name
+        or "": f"'{value.name}' reaches {huge[value.name or '']:.2g} (a mask): no scale can hold that and data"
         for node in draft.model.graph
         for value in (*node.inputs, *node.outputs)
         if value is not None and value.name in huge
@@ -98,8 +99,10 @@ def _rough_tables(model: ir.Model, target: Target) -> dict[str, str]:
         if node.op_type != "Gather" or ops.weight_port(node) is None or ops.weight_axis(node, 0) is None:
             continue
         table = ops.constant_of(node.inputs[0])
-        assert table is not None and rule is not None and rule.weight is not None
-        rows = table.numpy()[:: max(1, int(table.shape[0]) // TABLE_ROWS)].astype(np.float32)
+        assert table is not None
+        assert rule is not None
+        assert rule.weight is not None
+        rows = table.numpy()[:: max(1, ops.dims_of(table)[0] // TABLE_ROWS)].astype(np.float32)
         quality = sqnr_db(rows, fake_quantize(rows, params_of(rows, rule.weight)))
         if quality < TABLE_SQNR:
             found[node.name or ""] = f"its table has outliers: int8 rows would keep {quality:.0f} dB of it"
@@ -117,33 +120,31 @@ class _Placer:
     """Sites and groups of the chosen units."""
 
     def __init__(self, model: ir.Model, target: Target, chosen: Iterable[Unit]) -> None:
-        chosen = set(chosen)
         order = {node: i for i, node in enumerate(model.graph)}
         self.units = sorted(chosen, key=lambda unit: order[unit.head])
         self.target = target
-        self.integer_nodes = {node for unit in self.units for node in unit.nodes}
+        self.unit_of = {node: unit for unit in self.units for node in unit.nodes}
         self.parent: dict[str, str] = {}
-        self.activations: dict[Site, tuple[str, Scheme, str]] = {}
-        self.constants: list[tuple[Site, Quantizer]] = []
+        self.activations: dict[Site, Quantizer] = {}
+        self.constants: dict[Site, Quantizer] = {}
 
     def plan(self) -> Plan:
         """The plan, without reasons for float nodes."""
         for unit in self.units:
-            self._inputs(unit)
+            self._read(unit)
         for unit in self.units:
-            self._outputs(unit)
+            self._write(unit)
         groups: dict[int, Quantizer] = {}
         sites: dict[Site, int] = {}
-        ids: dict[str, int] = {}
-        for site, (value, scheme, reason) in self.activations.items():
-            root = self._root(value)
-            group = ids.setdefault(root, len(ids))
-            groups.setdefault(group, Quantizer(scheme, reason))
+        ids: dict[object, int] = {}
+        for site, quantizer in self.activations.items():
+            group = ids.setdefault(self._root(site.value), len(ids))
+            groups.setdefault(group, quantizer)
             sites[site] = group
-        for site, quantizer in self.constants:
-            same = next((g for s, g in sites.items() if s.value == site.value and groups[g] == quantizer), None)
-            group = len(groups) if same is None or quantizer.role == "bias" else same
-            groups[group] = quantizer
+        for site, quantizer in self.constants.items():
+            key = site if quantizer.role == "bias" else (site.value, quantizer.scheme)
+            group = ids.setdefault(key, len(ids))
+            groups.setdefault(group, quantizer)
             sites[site] = group
         return Plan(groups, sites)
 
@@ -155,58 +156,65 @@ class _Placer:
         return value
 
     def _makes_codes(self, value: ir.Value) -> bool:
-        """Whether an integer unit hands this value on as codes."""
+        """Whether an integer unit hands this value on as codes, for every reader."""
         node = value.producer()
-        if node is None or node not in self.integer_nodes:
+        unit = self.unit_of.get(node) if node is not None else None
+        if unit is None or unit.rule is None or unit.table:
             return False
-        unit = next(u for u in self.units if node in u.nodes)
-        assert unit.rule is not None
-        if unit.head.op_type == "Gather" and ops.weight_port(unit.head) is not None:
-            return False
-        users = [use.node for use in value.uses()]
-        all_integer = bool(users) and all(n in self.integer_nodes for n in users) and not value.is_graph_output()
-        return all_integer if unit.rule.output == "either" else True
+        if unit.rule.output != "either":
+            return True
+        readers = [use.node for use in value.uses()]
+        return bool(readers) and all(n in self.unit_of for n in readers) and not value.is_graph_output()
 
-    def _inputs(self, unit: Unit) -> None:
-        node, rule = unit.head, unit.rule
+    def _read(self, unit: Unit) -> None:
+        node, rule, name = unit.head, unit.rule, unit.head.name or ""
         assert rule is not None
-        name, weight = node.name or "", ops.weight_port(node) if node.op_type in ops.TRAITS else None
-        if weight is not None:
-            self._weight(node, weight, rule)
-        for port in ops.data_ports(node) if node.op_type != "Gather" or weight is None else []:
-            if rule.ports is not None and port not in rule.ports:
-                continue
+        if rule.weight is not None:
+            self._weight(node, rule)
+        for port in [] if unit.table else ops.data_ports(node):
             value = node.inputs[port]
-            assert value is not None and value.name is not None
+            assert value is not None
+            assert value.name is not None
             site = Site(value.name) if self._makes_codes(value) else Site(value.name, name, port)
-            self.activations[site] = (value.name, rule.data, f"{self.target.name}: {node.op_type} '{name}' reads {rule.data}")
+            self.activations.setdefault(site, self._quantizer(rule.data, f"input of {node.op_type} '{name}'"))
             if rule.output == "as_input":
                 for output in node.outputs:
                     self.parent[self._root(output.name or "")] = self._root(value.name)
-        if weight is None and node.op_type in ("Add", "Mul", "Sub", "Concat", "PRelu"):
+        if rule.weight is None:
             for port, value in enumerate(node.inputs):
-                if (tensor := ops.constant_of(value)) is not None and tensor.dtype in ops.FLOATS:
-                    reason = f"{self.target.name}: constant operand of {node.op_type}"
-                    self.constants.append((Site(value.name or "", name, port), Quantizer(rule.data, reason, "weight")))  # type: ignore[union-attr]
+                tensor = ops.constant_of(value)
+                if value is not None and tensor is not None and tensor.dtype in ops.FLOATS and _operand(node, port):
+                    reason = f"constant operand of {node.op_type} '{name}'"
+                    self.constants[Site(value.name or "", name, port)] = self._quantizer(rule.data, reason, "weight")
 
-    def _weight(self, node: ir.Node, port: int, rule: OpRule) -> None:
+    def _quantizer(self, scheme: Scheme, what: str, role: Role = "activation") -> Quantizer:
+        return Quantizer(scheme, f"{self.target.name}: {what}", role)
+
+    def _weight(self, node: ir.Node, rule: OpRule) -> None:
+        port = ops.weight_port(node)
         assert rule.weight is not None
-        axis = ops.weight_axis(node, port)
-        per = rule.weight.tiling.axis is not None and axis is not None
-        scheme = replace(rule.weight, tiling=per_channel(axis) if per and axis is not None else PER_TENSOR)
+        assert port is not None
+        axis = ops.weight_axis(node, port) if rule.weight.tiling.axis is not None else None
+        scheme = replace(rule.weight, tiling=PER_TENSOR if axis is None else per_channel(axis))
         weight, name = node.inputs[port], node.name or ""
-        assert weight is not None and weight.name is not None
-        self.constants.append((Site(weight.name, name, port), Quantizer(scheme, f"{self.target.name}: {node.op_type} weight, {scheme}", "weight")))
-        bias = ops.bias_of(node)
-        if bias is not None and bias.name is not None and self.target.numerics.bias_bits:
-            grid = IntGrid(self.target.numerics.bias_bits)
-            scheme = Scheme(grid, per_channel(0) if scheme.tiling.tiles else PER_TENSOR)
-            self.constants.append((Site(bias.name, name, ops.TRAITS[node.op_type].bias or 0), Quantizer(scheme, f"{self.target.name}: bias of {node.op_type}, scale = input scale * weight scale", "bias")))
+        assert weight is not None
+        reason = f"weight of {node.op_type} '{name}'"
+        self.constants[Site(weight.name or "", name, port)] = self._quantizer(scheme, reason, "weight")
+        bias, bits = ops.bias_of(node), self.target.numerics.bias_bits
+        if bias is not None and bits:
+            tiling = PER_TENSOR if axis is None else per_channel(0)
+            reason = f"bias of {node.op_type} '{name}', scale = input scale * weight scale"
+            site = Site(bias.name or "", name, ops.TRAITS[node.op_type].bias or 0)
+            self.constants[site] = self._quantizer(Scheme(IntGrid(bits), tiling), reason, "bias")
 
-    def _outputs(self, unit: Unit) -> None:
-        rule = unit.rule
-        assert rule is not None
+    def _write(self, unit: Unit) -> None:
+        assert unit.rule is not None
         for value in unit.outputs:
-            if value.name and self._makes_codes(value) and list(value.uses()) or value.is_graph_output() and self._makes_codes(value):
-                self.activations.setdefault(Site(value.name or ""), (value.name or "", rule.data, f"{self.target.name}: output of {unit.head.op_type} '{unit.head.name}'"))
+            if value.name and self._makes_codes(value) and (value.uses() or value.is_graph_output()):
+                reason = f"output of {unit.head.op_type} '{unit.head.name}'"
+                self.activations.setdefault(Site(value.name), self._quantizer(unit.rule.data, reason))
 
+
+def _operand(node: ir.Node, port: int) -> bool:
+    """Whether a constant at this port is data: not the scales of a Resize, the bounds of a Clip or a Pad's filling."""
+    return node.op_type in ("Add", "Mul", "Sub", "Concat", "PRelu")

@@ -46,13 +46,18 @@ class Unit:
         return self.nodes[-1].outputs
 
     @property
+    def table(self) -> bool:
+        """True when it looks constant rows up."""
+        return self.head.op_type == "Gather" and ops.weight_port(self.head) is not None
+
+    @property
     def layer(self) -> bool:
         """True when it multiplies by constant weights."""
         return self.head.op_type in ops.COMPUTE_OPS and ops.weight_port(self.head) is not None
 
 
 def make_units(model: ir.Model, target: Target, reasons: Mapping[str, str]) -> list[Unit]:
-    """Split the top graph's nodes into units; `reasons` are those nodes that must stay float whatever the table says."""
+    """Split the top graph's nodes into units; those of `reasons` must stay float whatever the table says."""
     units, taken = [], set()
     for node in model.graph:
         if node in taken:
@@ -175,7 +180,7 @@ def kind_of(node: ir.Node) -> str:
     if ops.is_depthwise(node):
         return "Conv/depthwise"
     weight = ops.constant_of(node.inputs[1]) if node.op_type == "Conv" else None
-    return "Conv/spatial" if weight is not None and prod(weight.shape[2:]) > 1 else node.op_type  # type: ignore[arg-type]
+    return "Conv/spatial" if weight is not None and prod(ops.dims_of(weight)[2:]) > 1 else node.op_type
 
 
 def unit_costs(unit: Unit, target: Target, shapes: Shapes) -> tuple[int, int]:

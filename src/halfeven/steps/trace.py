@@ -28,4 +28,4 @@ def _stated(draft: Draft) -> dict[str, tuple[int, ...]]:
     """Static shapes written in the graph."""
     values = [*draft.model.graph.inputs, *(v for node in draft.model.graph for v in node.outputs)]
     known = ((v.name, v.shape) for v in values if v.name and v.shape is not None and v.shape.is_static())
-    return {str(name): tuple(int(d) for d in shape) for name, shape in known}
+    return {str(name): tuple(d for d in shape if isinstance(d, int)) for name, shape in known}

@@ -22,7 +22,11 @@ INTEGER = Target(
         OpRule(("LeakyRelu", "PRelu", "Softmax", "Relu", "Clip"), ACT),
         OpRule(("Concat", "MaxPool", "Pad"), ACT, output="as_input"),
         OpRule(("Resize",), ACT, output="as_input", where={"mode": ("nearest", b"nearest", None)}),
-        OpRule(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Expand"), ACT, output="as_input"),
+        OpRule(
+            ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Expand"),
+            ACT,
+            output="as_input",
+        ),
     ),
     costs=UNIFORM,
     recurrent="the integer target has no recurrent layers",

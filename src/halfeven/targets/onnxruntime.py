@@ -2,8 +2,8 @@
 
 x86: kernels are fast with uint8 activations and int8 weights; int8 activations are fused only when the session is told
 so. Arm has the signed kernels by default. Both take affine activations, per-channel symmetric int8 weights and an int32
-bias of scale (input scale * weight scale). What is "own" below has a QLinear kernel; what is "as_input" runs on codes as
-they are. Not listed means no integer kernel: Div, Sub, Erf, Clip on its own, LayerNormalization, ConvTranspose.
+bias of scale (input scale * weight scale). What is "own" below has a QLinear kernel; what is "as_input" runs on codes
+as they are. Not listed means no integer kernel: Div, Sub, Erf, Clip on its own, LayerNormalization, ConvTranspose.
 """
 
 from dataclasses import replace

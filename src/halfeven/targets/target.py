@@ -36,7 +36,7 @@ class OpRule:
 
 @dataclass(frozen=True)
 class Cost:
-    """Nanoseconds of one call: for each multiply-add, output element, weight, row of a convolution's window, and once."""
+    """Nanoseconds of one call: for each multiply-add, output element, weight, row of a window, and once."""
 
     mac: float = 0.0
     element: float = 0.0

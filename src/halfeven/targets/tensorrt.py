@@ -16,7 +16,9 @@ TENSORRT = Target(
     name="tensorrt",
     source="NVIDIA TensorRT developer guide, working with quantized types: explicit quantization, Q/DQ placement",
     rules=(
-        OpRule(("Conv", "ConvTranspose", "MatMul", "Gemm"), ACT, weight=WEIGHT, output="either", fuses=("Relu", "Clip")),
+        OpRule(
+            ("Conv", "ConvTranspose", "MatMul", "Gemm"), ACT, weight=WEIGHT, output="either", fuses=("Relu", "Clip")
+        ),
         OpRule(("Add",), ACT, output="either", fuses=("Relu", "Clip"), constants=False),
         OpRule(("AveragePool", "GlobalAveragePool"), ACT, output="either"),
         OpRule(("Concat", "MaxPool"), ACT, output="as_input"),
