@@ -92,8 +92,8 @@ def test_any_window_of_one_dimension(kernel: int, stride: int, dilation: int, le
         count = -(-size // stride) if auto != "VALID" else 0
         total = max((count - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
         left, right = (total // 2, total - total // 2) if auto == "SAME_UPPER" else (total - total // 2, total // 2)
-    w = ir.Value(name="w", const_value=ir.tensor(weight))
-    node = ir.Node("", "Conv", [ir.Value(name="x"), w], attributes)
+    source, w = ir.Value(name="x"), ir.Value(name="w", const_value=ir.tensor(weight, name="w"))
+    node = ir.Graph([source], [], nodes=[ir.Node("", "Conv", [source, w], attributes)], initializers=[w])[0]
     padded = np.pad(x, [(0, 0), (0, 0), (left, right)])
     expected = [
         [sum(padded[0, c, start + t * dilation] * weight[o, c, t] for c in range(2) for t in range(kernel)) for o in range(3)]

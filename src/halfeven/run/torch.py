@@ -107,7 +107,7 @@ class _Source:
 
     def run(self, call: Call) -> Any:
         """What the module returns in evaluation mode."""
-        with _unchanged(self.module):
+        with _unchanged(self.module), _quiet():
             try:
                 return self.module(*call.args, **call.kwargs)
             except Exception as error:
@@ -133,12 +133,13 @@ class _Source:
             )
         if both := set(self.outputs) & set(self.inputs or (str(value.name) for value in model.graph.inputs)):
             raise BadOption(f"output_names: {sorted(both)} are names of inputs. Give each tensor its own name.")
-        tidy(model, self.inputs, self.outputs or tuple(results), _first_keys(self.module))
+        notes = tidy(model, self.inputs, self.outputs or tuple(results), _first_keys(self.module))
         _verify(self, model, call)
         if call is not self.call:
             _verify(self, model, self.call)
-        memory = f"forward writes to {written}; the model starts from their present values in each run"
-        return model, [memory] if written else []
+        if written:
+            notes.append(f"forward writes to {written}; the model starts from their present values in each run")
+        return model, notes
 
 
 def _torch() -> Any:
@@ -222,7 +223,7 @@ def _unchanged(module: Any) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Nothing that PyTorch's exporter prints, logs or warns of reaches the user; its errors do."""
+    """Nothing that the exporter, or forward in its many runs, prints, logs or warns of is shown; errors are."""
     levels = [(logger, logger.level) for logger in map(logging.getLogger, LOGGERS)]
     try:
         for logger, _ in levels:

@@ -86,7 +86,7 @@ def named_tensors(result: Any, module: str) -> dict[str, Any]:
     for path, leaf in _paths(result):
         if not _is_tensor(leaf):
             raise UnsupportedModel(
-                f"{module} returns a {type(leaf).__name__}{f' ({path})' if path else ''}, which an ONNX model cannot. "
+                f"{module} returns {leaf!r:.80}{f' as {path}' if path else ''}, which is no tensor. "
                 "Let forward return tensors, or tuples, lists or dicts of tensors."
             )
         found[path or "output"] = leaf

@@ -32,8 +32,8 @@ NO_SCOPE = "_empty_nn_module_stack_from_metadata_hook"
 BATCH = "batch"
 
 
-def tidy(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str], keys: Mapping[str, str]) -> None:
-    """Rename and clean, in place.
+def tidy(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str], keys: Mapping[str, str]) -> list[str]:
+    """Rename, respell and clean, in place; return notes for the user.
 
     Args:
         model: As the exporter made it, not optimized.
@@ -42,6 +42,7 @@ def tidy(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str], keys: M
         keys: From each key of the module's state_dict to the first key of the same tensor.
     """
     _own_weights(model.graph, keys)
+    parameters = dict(model.graph.initializers)
     _name_batch(model)
     taken = {value.name for value in model.graph.inputs if value.name}
     if inputs:
@@ -55,6 +56,11 @@ def tidy(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str], keys: M
         value.name = unused(name, taken)
     name_everything(model)
     _clean_metadata(model)
+    renamed = [(name, value.name) for name, value in parameters.items() if value.name != name]
+    return [
+        f"'{old}' of the module is '{new}' in the model, as an input or output is called '{old}'"
+        for old, new in renamed
+    ]
 
 
 def _own_weights(graph: ir.Graph, keys: Mapping[str, str]) -> None:

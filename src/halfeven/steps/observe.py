@@ -6,6 +6,7 @@ one sample's activations and a bounded summary for each tensor.
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,15 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from halfeven.draft import Batch, Draft, Progress, Samples
+from halfeven.draft import Draft, Progress, Samples
 from halfeven.errors import BadCalibration
 from halfeven.graph import ops
 from halfeven.graph.patches import patches, vector_length
 from halfeven.graph.plan import Site
 from halfeven.run.ort import OrtExecutor
 from halfeven.stats.moments import Moments
-from halfeven.stats.observation import Observation
+from halfeven.stats.observer import Observer
 
+WORKERS = 2
 TOGETHER = 256
 LONGEST = 1152  # a layer with longer input vectors gets no second moments: they grow with the square
 
@@ -31,7 +33,7 @@ class Observe:
     """Watch every tensor to be quantized while the float model runs."""
 
     name: ClassVar[str] = "observe"
-    elements: int = 65536
+    elements: int = 16384
     """Of one tensor in one sample, about how many values are counted in its histogram; extrema see all."""
     moments: int = 64
     """How many samples, the first, second moments of the layers' inputs are taken from; 0 for none."""
@@ -49,23 +51,28 @@ class Observe:
         layers = self._layers(draft)
         if not missing and not layers:
             return draft
-        stats = {name: Observation() for name in missing}
+        observers = {name: Observer(self.elements) for name in missing}
         moments = _Collector(layers, self.vectors)
         run = OrtExecutor(draft.model, tuple({*missing, *(_input(node) for node in layers)}))
         count = 0
-        for label, feeds in data:
-            if count >= self.moments and not missing:
-                break
-            values = {**feeds, **run(feeds, label)}
-            for name in missing:
-                stats[name] = _take(stats[name], name, values, label, self.elements)
-            if count < self.moments:
-                moments.take(values)
-            count += 1
-            progress("observe", count, None)
+        with ThreadPoolExecutor(WORKERS) as pool:
+            for label, feeds in data:
+                if count >= self.moments and not missing:
+                    break
+                values = {**feeds, **run(feeds, label)}
+                for name, nans in zip(missing, pool.map(lambda n: observers[n].take(values[n]), missing), strict=True):
+                    _refuse_nan(nans, name, label)
+                if count < self.moments:
+                    moments.take(values)
+                count += 1
+                progress("observe", count, None)
         if count == 0:
             raise BadCalibration("There is no sample to calibrate with: the data are empty.")
-        return replace(draft, stats={**draft.stats, **stats}, moments={**draft.moments, **moments.found()})
+        return replace(
+            draft,
+            stats={**draft.stats, **{k: v.observation() for k, v in observers.items()}},
+            moments={**draft.moments, **moments.found()},
+        )
 
     def _layers(self, draft: Draft) -> list[ir.Node]:
         if self.moments <= 0:
@@ -112,16 +119,12 @@ def _input(node: ir.Node) -> str:
     return node.inputs[0].name or ""  # type: ignore[union-attr]
 
 
-def _take(old: Observation, name: str, values: Batch, label: str, limit: int) -> Observation:
-    x = np.asarray(values[name])
-    new = old.then(x, limit, threads=2)
-    nans = new.histogram.extrema.nans - old.histogram.extrema.nans
+def _refuse_nan(nans: int, name: str, label: str) -> None:
     if nans:
         raise BadCalibration(
-            f"{label}: tensor '{name}' holds {nans} NaN although the sample does "
-            "not. Leave the sample out, or keep the layer in float."
+            f"{label}: tensor '{name}' holds {nans} NaN although the sample does not. Leave the sample out, or keep the "
+            "layer in float."
         )
-    return new
 
 
 def watched(draft: Draft) -> dict[str, int]:
