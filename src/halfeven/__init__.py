@@ -4,8 +4,28 @@ Names resolve on first use, so that `import halfeven` costs nothing.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from halfeven.version import __version__
+
+if TYPE_CHECKING:
+    from halfeven.api import Result, calibrate, export, inspect, load, quantize, verify
+    from halfeven.draft import Draft, pipeline
+    from halfeven.errors import BadCalibration, BadOption, QuantError, UnsupportedByTarget, UnsupportedModel
+    from halfeven.graph.plan import Plan, Quantizer, Site
+    from halfeven.numerics.grid import IntGrid
+    from halfeven.numerics.rounding import Rounding
+    from halfeven.numerics.scheme import QParams, Scheme
+    from halfeven.stats.record import Record
+    from halfeven.steps.calibrate import Calibrate
+    from halfeven.steps.equalize import Equalize
+    from halfeven.steps.gptq import Gptq
+    from halfeven.steps.observe import Observe
+    from halfeven.steps.place import Place
+    from halfeven.steps.simplify import Simplify
+    from halfeven.steps.trace import Trace
+    from halfeven.targets import TARGETS
+    from halfeven.targets.target import Target
 
 _HOMES = {
     "halfeven.api": ("Result", "calibrate", "export", "inspect", "load", "quantize", "verify"),
@@ -28,7 +48,40 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = ["__version__", *sorted(_HOME)]
+__all__ = [
+    "TARGETS",
+    "BadCalibration",
+    "BadOption",
+    "Calibrate",
+    "Draft",
+    "Equalize",
+    "Gptq",
+    "IntGrid",
+    "Observe",
+    "Place",
+    "Plan",
+    "QParams",
+    "QuantError",
+    "Quantizer",
+    "Record",
+    "Result",
+    "Rounding",
+    "Scheme",
+    "Simplify",
+    "Site",
+    "Target",
+    "Trace",
+    "UnsupportedByTarget",
+    "UnsupportedModel",
+    "__version__",
+    "calibrate",
+    "export",
+    "inspect",
+    "load",
+    "pipeline",
+    "quantize",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -36,7 +36,6 @@ from halfeven.targets import target_named
 from halfeven.version import __version__
 
 Model: TypeAlias = "str | Path | ir.Model | Any"
-NODE_BYTES = 100
 SETTINGS = ("target", "preprocess", "labels", "holdout", "limit", "io", "skip", "seed")
 
 
@@ -148,7 +147,7 @@ def quantize(
     quantized.metadata_props.update(provenance)
     verification = None
     if verify and settings["io"] == "float":
-        sizes = _serialized_size(source), _serialized_size(quantized)
+        sizes = _file_size(model if isinstance(model, str | Path) else source), _file_size(quantized)
         verification = compare_models(
             source, quantized, feed.held_out, sizes=sizes, labels=feed.labels, signed=_signed(draft), progress=progress
         )
@@ -222,7 +221,7 @@ def verify(
     _same_interface(first, second)
     settings = {"preprocess": preprocess, "labels": labels, "limit": limit}
     feed = open_data(first, data, settings, held_out=False)
-    sizes = _serialized_size(first), _serialized_size(second)
+    sizes = _file_size(model), _file_size(quantized)
     found = compare_models(first, second, feed.calibration, sizes=sizes, labels=feed.labels, progress=progress)
     return replace(found, warnings=(*found.warnings, *feed.said()))
 
@@ -294,13 +293,18 @@ def _provenance(draft: Draft, settings: Mapping[str, Any], options: Mapping[str,
     }
 
 
-def _serialized_size(model: ir.Model) -> int:
-    """Bytes of the file the model would be: its tensors and, roughly, its structure."""
-    total = sum(t.nbytes for v in model.graph.initializers.values() if (t := v.const_value) is not None)
-    for node in model.graph.all_nodes():
-        held = [a.as_tensor().nbytes for a in node.attributes.values() if a.type == ir.AttributeType.TENSOR]
-        total += NODE_BYTES + sum(held)
-    return int(total)
+def _file_size(model: Model) -> int:
+    """Bytes of a model's file and of its external data; of a model in memory, what its file would have."""
+    if isinstance(model, str | Path):
+        return Path(model).stat().st_size + sum(p.stat().st_size for p in _external_files(files.load(model)))
+    held = model if isinstance(model, ir.Model) else files.load(model)
+    outside = [t.nbytes for v in held.graph.initializers.values() if isinstance(t := v.const_value, ir.ExternalTensor)]
+    return int(ir.to_proto(held).ByteSize()) + sum(outside)
+
+
+def _external_files(model: ir.Model) -> set[Path]:
+    tensors = (v.const_value for v in model.graph.initializers.values())
+    return {Path(t.base_dir) / t.location for t in tensors if isinstance(t, ir.ExternalTensor)}
 
 
 def _signed(draft: Draft) -> bool:

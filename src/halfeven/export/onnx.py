@@ -55,8 +55,8 @@ def bias_params(plan: Plan, node: ir.Node, quantizer: Quantizer) -> QParams:
         seen = plan.seen_by(value.name or "", name, port) if value is not None else None
         if seen is None or seen.params is None:
             raise UnsupportedByTarget(
-                f"{node.op_type} '{name}': its bias is quantized, but not its input {port}. Quantize both, or leave the "
-                "bias out of the plan."
+                f"{node.op_type} '{name}': its bias is quantized, but not its input {port}. Quantize both, or leave "
+                "the bias out of the plan."
             )
         found.append(seen.params.scale.ravel())
     scale = (found[0] * found[1]).astype(np.float32)
@@ -93,10 +93,12 @@ class _Writer:
             self._constant(site, found[site])
         for value in wires:
             self._wire(value)
-        for site in constants:
-            value = self.values[site.value]
-            if not value.uses() and not value.is_graph_output():
-                graph.initializers.pop(site.value, None)
+        for name, value in list(graph.initializers.items()):
+            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+                del graph.initializers[name]
+        for node in graph:
+            if node.op_type == "AveragePool" and set(ops.attribute(node, "dilations", [])) == {1}:
+                del node.attributes["dilations"]  # the default; the runtime's integer kernel refuses the attribute
 
     # --------------------------------------------------------------------------------------------- pieces
 
@@ -194,9 +196,6 @@ class _Writer:
         node.prepend(made)
         _take_over(out, last.outputs[0])
         self.model.graph.remove(node, safe=True)
-        for value in (scale, zero):
-            if not value.uses():
-                self.model.graph.initializers.pop(value.name or "", None)
 
     # ---------------------------------------------------------------------------------------------- wires
 

@@ -88,6 +88,14 @@ class Plan:
         """The plan with one quantizer replaced."""
         return replace(self, groups={**self.groups, group: quantizer})
 
+    def reading(self, consumer: str, port: int, value: str) -> "Plan":
+        """The plan after one input of one node has been given another constant: its site follows."""
+        old = next((s for s in self.sites if s.consumer == consumer and s.port == port), None)
+        if old is None or old.value == value:
+            return self
+        sites = {Site(value, consumer, port) if site == old else site: g for site, g in self.sites.items()}
+        return replace(self, sites=sites)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values: groups in order, each with its sites beside its quantizer."""
         members: dict[int, list[list[str | int]]] = {g: [] for g in self.groups}

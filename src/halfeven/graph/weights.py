@@ -14,8 +14,11 @@ def array_at(node: ir.Node, port: int) -> npt.NDArray[np.generic] | None:
     return None if tensor is None else tensor.numpy()
 
 
-def put_constant(node: ir.Node, port: int, array: npt.NDArray[np.generic], model: ir.Model) -> None:
-    """Let input `port` of `node` be `array`; a constant with other readers is left to them, under its name."""
+def put_constant(node: ir.Node, port: int, array: npt.NDArray[np.generic], model: ir.Model) -> str:
+    """Let input `port` of `node` be `array`; a constant with other readers is left to them, under its name.
+
+    Returns the name of what the node reads now.
+    """
     if port >= len(node.inputs):
         node.resize_inputs(port + 1)
     value = node.inputs[port]
@@ -23,8 +26,15 @@ def put_constant(node: ir.Node, port: int, array: npt.NDArray[np.generic], model
     if value is not None and alone and value.graph is node.graph:
         value.const_value = ir.tensor(array, name=value.name)
         value.shape = ir.Shape(array.shape)
-        return
+        return value.name or ""
     base = value.name if value is not None and value.name else f"{node.inputs[1].name}_bias"  # type: ignore[union-attr]
     name = unused(base, value_names(model))
     assert node.graph is not None
     node.replace_input_with(port, add_initializer(node.graph, name, ir.tensor(array, name=name)))
+    return name
+
+
+def shared(node: ir.Node, port: int) -> bool:
+    """Whether the constant at `port` has readers besides this one, or is handed out."""
+    value = node.inputs[port]
+    return value is not None and (len(value.uses()) > 1 or value.is_graph_output())

@@ -28,7 +28,7 @@ from halfeven.draft import Draft, Progress, Samples
 from halfeven.graph import ops
 from halfeven.graph.clamps import clamp_bounds
 from halfeven.graph.edit import add_initializer, unused, value_names
-from halfeven.graph.weights import array_at, put_constant
+from halfeven.graph.weights import array_at, put_constant, shared
 from halfeven.run.ort import OrtExecutor
 from halfeven.stats.channels import ChannelRange
 
@@ -59,16 +59,17 @@ class Equalize:
             return draft
         missing = {n for s in streams for n in s.names & sites} - set(draft.channels)
         seen = {**draft.channels, **(_observe(draft.model, missing, self.samples, data, progress) if missing else {})}
-        done = 0
+        done, plan = 0, draft.plan
         for stream in streams:
             ranges = [seen[name] for name in sorted(stream.names & sites) if name in seen]
             factors = best_factors(stream, ranges, self.limit, self.headroom) if ranges else None
             if factors is not None and factors.max() > 1.0 + 1e-6:
-                stream.scale(factors, model)
+                for consumer, bias in stream.scale(factors, model).items():
+                    plan = plan.reading(consumer, 2, bias)
                 done += 1
         note = f"equalized {done} of {len(streams)} tensors and residual streams by channel"
         draft = replace(draft, channels=seen)
-        return replace(draft, model=model).noting(note) if done else draft
+        return replace(draft, model=model, plan=plan).noting(note) if done else draft
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,23 +87,31 @@ class Stream:
         return {v.name for v in self.values if v.name}
 
     def scalable(self, floats: Mapping[str, str]) -> bool:
-        """Whether it pays: there are makers and readers, and no Clip that would stay a float operator."""
+        """Whether it pays: makers and readers with weights of their own, and no Clip that stays a float operator."""
+        if any(shared(node, 1) for node in (*self.makers, *self.readers)):
+            return False
         return bool(self.makers and self.readers) and not any(clip.name in floats for clip in self.clips)
 
-    def scale(self, s: Doubles, model: ir.Model) -> None:
-        """Multiply channel c of the values by s_c, in the makers' weights, and undo it in the readers'."""
+    def scale(self, s: Doubles, model: ir.Model) -> dict[str, str]:
+        """Multiply channel c of the values by s_c, in the makers' weights, and undo it in the readers'.
+
+        Returns the names of the makers' biases, by maker.
+        """
+        biases: dict[str, str] = {}
         for node in self.makers:
             weight = _weights(node)
             put_constant(node, 1, (weight * s.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.float32), model)
             bias = array_at(node, 2)
             if bias is not None:
-                put_constant(node, 2, (bias.astype(np.float64) * s).astype(np.float32), model)
+                new = (bias.astype(np.float64) * s).astype(np.float32)
+                biases[node.name or ""] = put_constant(node, 2, new, model)
         for node in self.readers:
             weight = _weights(node)
             shape = (-1, *[1] * (weight.ndim - 1)) if ops.is_depthwise(node) else (1, -1, *[1] * (weight.ndim - 2))
             put_constant(node, 1, (weight / s.reshape(shape)).astype(np.float32), model)
         for node in self.clips:
             _bound_by_channel(node, s, model)
+        return biases
 
 
 def _weights(node: ir.Node) -> Doubles:

@@ -22,7 +22,7 @@ import onnx_ir as ir
 from halfeven.draft import Draft, Progress, Samples
 from halfeven.graph.patches import matrix_of, weight_of
 from halfeven.graph.plan import Site
-from halfeven.graph.weights import array_at, put_constant
+from halfeven.graph.weights import array_at, put_constant, shared
 from halfeven.numerics.quantize import dequantize, quantize, spread
 from halfeven.numerics.scheme import QParams
 from halfeven.stats.moments import Moments
@@ -42,14 +42,17 @@ class Gptq:
         """The draft with weights on their grids, and corrected biases. Needs `draft.moments` (from Observe)."""
         model = draft.model.clone()
         layers = [(node, g) for node in model.graph if (g := _weight_group(draft, node)) is not None]
+        plan = draft.plan
         for i, (node, group) in enumerate(layers):
-            params = draft.plan.groups[group].params
+            params = plan.groups[group].params
             if params is not None:
-                self._round(node, params, draft.moments[node.name or ""], model)
+                bias = self._round(node, params, draft.moments[node.name or ""], model)
+                plan = plan if bias is None else plan.reading(node.name or "", 2, bias)
             progress("round weights", i + 1, len(layers))
-        return replace(draft, model=model) if layers else draft
+        return replace(draft, model=model, plan=plan) if layers else draft
 
-    def _round(self, node: ir.Node, params: QParams, moments: Moments, model: ir.Model) -> None:
+    def _round(self, node: ir.Node, params: QParams, moments: Moments, model: ir.Model) -> str | None:
+        """Round one layer; returns the name of its bias, if it has one."""
         weight = array_at(node, 1)
         assert weight is not None
         bias = array_at(node, 2) if node.op_type in ("Conv", "Gemm") else None
@@ -68,13 +71,14 @@ class Gptq:
         put_constant(node, 1, weight_of(node, chosen, x.shape).astype(np.float32), model)
         if bias is not None:
             shift = np.einsum("gok,gk->go", matrix - chosen, moments.mean).reshape(bias.shape)
-            put_constant(node, 2, (bias + shift).astype(np.float32), model)
+            return put_constant(node, 2, (bias + shift).astype(np.float32), model)
+        return None
 
 
 def _weight_group(draft: Draft, node: ir.Node) -> int | None:
     value = node.inputs[1] if len(node.inputs) > 1 else None
     moments = draft.moments.get(node.name or "")
-    if value is None or moments is None or moments.count == 0:
+    if value is None or moments is None or moments.count == 0 or shared(node, 1):
         return None
     return draft.plan.sites.get(Site(value.name or "", node.name or "", 1))
 

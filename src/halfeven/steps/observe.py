@@ -8,13 +8,14 @@ one sample's activations and a bounded summary for each tensor.
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from halfeven.draft import Draft, Progress, Samples
+from halfeven.draft import Batch, Draft, Progress, Samples
 from halfeven.errors import BadCalibration
 from halfeven.graph import ops
 from halfeven.graph.patches import patches, vector_length
@@ -60,7 +61,7 @@ class Observe:
                 if count >= self.moments and not missing:
                     break
                 values = {**feeds, **run(feeds, label)}
-                for name, nans in zip(missing, pool.map(lambda n: observers[n].take(values[n]), missing), strict=True):
+                for name, nans in zip(missing, pool.map(partial(_take, observers, values), missing), strict=True):
                     _refuse_nan(nans, name, label)
                 if count < self.moments:
                     moments.take(values)
@@ -119,11 +120,15 @@ def _input(node: ir.Node) -> str:
     return node.inputs[0].name or ""  # type: ignore[union-attr]
 
 
+def _take(observers: Mapping[str, Observer], values: Batch, name: str) -> int:
+    return observers[name].take(values[name])
+
+
 def _refuse_nan(nans: int, name: str, label: str) -> None:
     if nans:
         raise BadCalibration(
-            f"{label}: tensor '{name}' holds {nans} NaN although the sample does not. Leave the sample out, or keep the "
-            "layer in float."
+            f"{label}: tensor '{name}' holds {nans} NaN although the sample does not. Leave the sample out, or keep "
+            "the layer in float."
         )
 
 
@@ -146,10 +151,11 @@ def watched(draft: Draft) -> dict[str, int]:
 
 def _same_group(draft: Draft, node: ir.Node, group: int) -> bool:
     """Whether all that a code-moving node reads is in its output's group, so that its output holds nothing new."""
-    for port in ops.data_ports(node):
+    ports = ops.data_ports(node)
+    for port in ports:
         value = node.inputs[port]
         assert value is not None
         site = Site(value.name or "", node.name or "", port)
         if draft.plan.sites.get(site, draft.plan.sites.get(Site(site.value))) != group:
             return False
-    return True
+    return bool(ports)

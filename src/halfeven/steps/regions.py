@@ -85,6 +85,8 @@ def _rule(node: ir.Node, target: Target) -> tuple[OpRule | None, str]:
     rule = target.rule(op)
     if rule is None:
         return None, f"{target.name} has no integer kernel for {op}"
+    if op == "AveragePool" and set(ops.attribute(node, "dilations", [1])) != {1}:
+        return None, "the integer kernel of AveragePool has no dilations"
     for name, allowed in rule.where.items():
         if (found := ops.attribute(node, name, 0) or None) not in allowed:
             return None, f"{target.name} runs {op} in integers only with {name} = {allowed[0]}, here {found}"
@@ -102,8 +104,8 @@ def _fits(node: ir.Node, rule: OpRule, target: Target) -> tuple[OpRule | None, s
             return None, f"{op} multiplies two activations: {target.name} gains nothing from it in integers"
         if op == "MatMul" and ops.weight_port(node) == 0:
             return None, "the constant is on the left of MatMul, where the runtime fuses no per-channel weight"
-        if op == "Gemm" and not _plain_gemm(node):
-            return None, "Gemm with alpha, beta or transA other than the default has no integer kernel"
+        if op == "Gemm" and (why := _odd_gemm(node)):
+            return None, why
         if (bias := ops.bias_of(node)) is not None and ops.constant_of(bias) is None:
             return None, "its bias is computed at run time"
     elif not rule.constants and len(ops.data_ports(node)) < 2:
@@ -113,10 +115,17 @@ def _fits(node: ir.Node, rule: OpRule, target: Target) -> tuple[OpRule | None, s
     return rule, ""
 
 
-def _plain_gemm(node: ir.Node) -> bool:
-    scalars = all(ops.attribute(node, name, 1.0) == 1.0 for name in ("alpha", "beta"))
-    bias = ops.constant_of(ops.bias_of(node))
-    return scalars and not ops.attribute(node, "transA", 0) and (bias is None or len(bias.shape) == 1)
+def _odd_gemm(node: ir.Node) -> str:
+    """Why a Gemm has no integer kernel; empty when it has one."""
+    if ops.attribute(node, "transA", 0) or any(ops.attribute(node, name, 1.0) != 1.0 for name in ("alpha", "beta")):
+        return "Gemm with alpha, beta or transA other than the default has no integer kernel"
+    bias, weight = ops.constant_of(ops.bias_of(node)), ops.constant_of(node.inputs[1])
+    if bias is None or weight is None:
+        return ""
+    outputs = ops.dims_of(weight)[0 if ops.attribute(node, "transB", 0) else 1]
+    if ops.dims_of(bias) != (outputs,):
+        return f"its bias has shape {ops.dims_of(bias)}; the integer kernel takes ({outputs},)"
+    return ""
 
 
 def _fused(node: ir.Node, rule: OpRule) -> ir.Node | None:

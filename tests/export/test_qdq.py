@@ -1,0 +1,591 @@
+"""The QDQ model computes what the plan says, bit for bit, and is a sound ONNX file.
+
+The oracle runs every node of the float graph alone, on operands that this file rounds by its own few lines of
+arithmetic: (clip(rint(x / scale) + zero) - zero) * scale, biases at f32(input scale * weight scale).
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from halfeven.draft import Batch, Draft, pipeline
+from halfeven.errors import UnsupportedByTarget
+from halfeven.export.onnx import to_qdq
+from halfeven.graph import ops
+from halfeven.graph.plan import Plan, Quantizer, Site
+from halfeven.numerics.grid import INT8_NARROW, IntGrid
+from halfeven.numerics.quantize import params_of
+from halfeven.numerics.scheme import QParams, Scheme, per_channel
+from halfeven.run.ort import OrtExecutor, integer_nodes
+from halfeven.stats.distance import sqnr_db
+from halfeven.steps.calibrate import Calibrate
+from halfeven.steps.equalize import Equalize
+from halfeven.steps.gptq import Gptq
+from halfeven.steps.observe import Observe
+from halfeven.targets import TARGETS
+from halfeven.targets.costs import UNIFORM
+from halfeven.targets.target import Target
+
+Build = Callable[..., ir.Model]
+Samples = Callable[..., list]
+Placed = Callable[..., Draft]
+EAGER = {name: replace(target, costs=UNIFORM) for name, target in TARGETS.items()}
+"""The targets, with costs that make all layers worth it, so that small networks are quantized."""
+INTEGER = TARGETS["integer"]
+
+
+# --------------------------------------------------------------------------------------------- the oracle
+
+
+def _round(x: np.ndarray, quantizer: Quantizer) -> np.ndarray:
+    params, grid = quantizer.params, quantizer.scheme.grid
+    assert params is not None
+    scale, zero = params.scale, params.zero_point.astype(np.float32)
+    if scale.size == 1:
+        scale, zero = scale.reshape(()), zero.reshape(())
+    codes = np.clip(np.rint(x / scale) + zero, grid.low, grid.high)
+    return np.asarray((codes - zero) * scale, np.float32)
+
+
+def _operand(plan: Plan, node: ir.Node, port: int, x: np.ndarray) -> np.ndarray:
+    """What input `port` of `node` reads under the plan when it would read `x`."""
+    value, name = node.inputs[port], node.name or ""
+    assert value is not None
+    quantizer = plan.seen_by(value.name or "", name, port)
+    if quantizer is None:
+        return x
+    if quantizer.role != "bias":
+        return _round(x, quantizer)
+    sources = [plan.seen_by(node.inputs[p].name or "", name, p) for p in (0, 1)]  # type: ignore[union-attr]
+    a, b = (s.params.scale.ravel() for s in sources)  # type: ignore[union-attr]
+    scale = (a * b).astype(np.float32)
+    codes = np.rint((x / scale).astype(np.float64)).astype(np.int32)
+    return codes.astype(np.float32) * scale
+
+
+def _alone(node: ir.Node, operands: list[np.ndarray | None], opset: int) -> list[np.ndarray]:
+    """The outputs of one node, by the runtime, without optimisations."""
+    names = [f"i{k}" for k in range(len(operands))]
+    infos = [
+        onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
+        for n, x in zip(names, operands, strict=True)
+        if x is not None
+    ]
+    proto = ir.serde.serialize_node(node)
+    del proto.input[:], proto.output[:]
+    proto.input.extend(n if x is not None else "" for n, x in zip(names, operands, strict=True))
+    outs = [f"o{k}" if v.name else "" for k, v in enumerate(node.outputs)]
+    proto.output.extend(outs)
+    graph = onnx.helper.make_graph([proto], "one", infos, [onnx.ValueInfoProto(name=n) for n in outs if n])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
+    found = OrtExecutor(ir.from_proto(model), optimize=False, threads=1)(
+        {n: x for n, x in zip(names, operands, strict=True) if x is not None}
+    )
+    return list(found.values())
+
+
+def _by_hand(draft: Draft, feeds: Batch) -> Batch:
+    """The outputs of the network that the draft describes."""
+    values = dict(feeds)
+    values.update({n: v.const_value.numpy() for n, v in draft.model.graph.initializers.items()})
+    for node in draft.model.graph:
+        operands = [
+            None if value is None else _operand(draft.plan, node, port, values[value.name or ""])
+            for port, value in enumerate(node.inputs)
+        ]
+        made = _alone(node, operands, draft.model.opset_imports[""])
+        values.update(zip((v.name for v in node.outputs if v.name), made, strict=True))
+    out = {}
+    for value in draft.model.graph.outputs:
+        quantizer = draft.plan.at(Site(value.name or ""))
+        out[value.name or ""] = values[value.name or ""] if quantizer is None else _round(values[value.name or ""], quantizer)
+    return out
+
+
+def _assert_as_by_hand(draft: Draft, data: list) -> ir.Model:
+    quantized = to_qdq(draft)
+    run = OrtExecutor(quantized, optimize=False, threads=1)
+    for _, feeds in data:
+        expected, found = _by_hand(draft, feeds), run(feeds)
+        assert list(found) == list(expected)
+        for name, array in expected.items():
+            np.testing.assert_array_equal(found[name], array, err_msg=name)
+    return quantized
+
+
+def _assert_sound(draft: Draft, quantized: ir.Model) -> None:
+    """Checked by onnx; nothing is left over; the interface is the source's."""
+    proto = ir.to_proto(quantized)
+    onnx.checker.check_model(proto, full_check=True)
+    graph = quantized.graph
+    assert all(value.uses() or value.is_graph_output() for value in graph.initializers.values())
+    for node in graph:
+        assert any(value.uses() or value.is_graph_output() for value in node.outputs), node.name
+    names = [node.name for node in graph]
+    assert len(set(names)) == len(names)
+    for a, b in ((draft.model.graph.inputs, graph.inputs), (draft.model.graph.outputs, graph.outputs)):
+        assert [(v.name, v.dtype, v.shape) for v in a] == [(v.name, v.dtype, v.shape) for v in b]
+    assert to_bytes(to_qdq(draft)) == to_bytes(quantized)
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    return ir.to_proto(model).SerializeToString(deterministic=True)
+
+
+# --------------------------------------------------------------------------------------------- random networks
+
+
+def _cnn(seed: int) -> str:
+    """Convolutions of all kinds, sums, pools, joins and gates; then a classifier."""
+    rng = np.random.default_rng(seed)
+    lines, weights = ["[stem] v0 = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, w_stem, b_stem)"], ["float[4,3,3,3] w_stem, float[4] b_stem"]
+    now = [("v0", 4)]
+
+    def pick(channels: int | None = None) -> tuple[str, int]:
+        fitting = [v for v in now[-4:] if channels in (None, v[1])]
+        return fitting[rng.integers(len(fitting))]
+
+    for i in range(1, 9):
+        v, c = pick()
+        kind = rng.choice(["conv", "convrelu", "convclip", "depthwise", "add", "concat", "pool", "average", "gate", "bias", "relu"])
+        out, wide = f"v{i}", c
+        if kind in ("conv", "convrelu", "convclip"):
+            wide, k = int(rng.choice([3, 4, 6])), int(rng.choice([1, 3]))
+            bias = bool(rng.integers(2))
+            weights.append(f"float[{wide},{c},{k},{k}] w{i}" + (f", float[{wide}] b{i}" if bias else ""))
+            head = out if kind == "conv" else f"h{i}"
+            lines.append(f"[n{i}] {head} = Conv <pads = [{', '.join([str(k // 2)] * 4)}]> ({v}, w{i}{f', b{i}' if bias else ''})")
+            if kind != "conv":
+                lines.append(f"[a{i}] {out} = " + (f"Relu(h{i})" if kind == "convrelu" else f"Clip(h{i}, zero, one)"))
+        elif kind == "depthwise":
+            weights.append(f"float[{c},1,3,3] w{i}")
+            lines.append(f"[n{i}] {out} = Conv <group = {c}, pads = [1, 1, 1, 1]> ({v}, w{i})")
+        elif kind == "add":
+            lines.append(f"[n{i}] {out} = Add({v}, {pick(c)[0]})")
+        elif kind == "concat":
+            u, d = pick()
+            lines.append(f"[n{i}] {out} = Concat <axis = 1> ({v}, {u})")
+            wide = c + d
+        elif kind == "gate":
+            lines.append(f"[s{i}] s{i} = Sigmoid({pick(c)[0]})  [n{i}] {out} = Mul({v}, s{i})")
+        elif kind == "bias":
+            weights.append(f"float[1,1,5,5] k{i}")
+            lines.append(f"[n{i}] {out} = Add({v}, k{i})")
+        else:
+            call = {"relu": "Relu", "pool": "MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> ",
+                    "average": "AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> "}[kind]  # fmt: skip
+            lines.append(f"[n{i}] {out} = {call}({v})")
+        now.append((out, wide))
+    weights.append(f"float[5,{now[-1][1]}] w_fc, float[5] b_fc, float zero = {{0}}, float one = {{1}}")
+    lines.append("[g] p = GlobalAveragePool(v8)  [f] f = Flatten(p)  [fc] l = Gemm <transB = 1> (f, w_fc, b_fc)  [sm] y = Softmax(l)")
+    return (f"g (float[2,3,9,9] x) => (float[2,5] y, float[2,{now[5][1]},5,5] v5) <{', '.join(weights)}> {{ {'  '.join(lines)} }}")  # fmt: skip
+
+
+def _mlp(seed: int) -> str:
+    """Products with weights, elementwise operators with constants and one another, moves of codes."""
+    rng = np.random.default_rng(seed)
+    lines, weights, now = [], ["float[6,6] w, float[6] k, float half = {0.5}, int64[3] sh = {2, 2, 6}, int64[2] flat = {4, 6}"], ["x"]
+    lines.append("[in] v = MatMul(x, w)")
+    now.append("v")
+    for i in range(9):
+        v, u = (now[rng.integers(max(0, len(now) - 3), len(now))] for _ in range(2))
+        calls = [f"MatMul({v}, w{i})", f"Gemm({v}, w{i}, b{i})", f"Gemm <transB = 1> ({v}, w, b{i})", f"Add({v}, {u})", f"Mul({v}, half)",
+                 f"Add(half, {v})", f"Sub({v}, k)", f"Relu({v})", f"LeakyRelu({v})", f"Erf({v})", f"Add({v}, {v})", f"Tanh({v})",
+                 f"Reshape({v}, sh)  [r{i}] v{i} = Reshape(t{i}, flat)", f"Transpose({v})  [r{i}] v{i} = Transpose(t{i})"]  # fmt: skip
+        call = calls[rng.integers(len(calls))]
+        if f"w{i}" in call:
+            weights.append(f"float[6,6] w{i}")
+        if f"b{i}" in call:
+            weights.append(f"float[6] b{i}")
+        lines.append(f"[n{i}] {'t' if f't{i}' in call else 'v'}{i} = {call}")
+        now.append(f"v{i}")
+    return f"g (float[4,6] x) => (float[4,6] v4, float[4,6] v8) <{', '.join(weights)}> {{ {'  '.join(lines)} }}"
+
+
+NETWORKS = {f"{kind.__name__[1:]} {seed}": (kind, seed) for kind in (_cnn, _mlp) for seed in range(8)}
+
+
+def _calibrated(draft: Draft, data: list, *, refine: bool = False, method: str = "minmax") -> Draft:
+    first, last = ([Equalize()], [Gptq()]) if refine else ([], [])
+    return pipeline(*first, Observe(), Calibrate(method=method), *last)(draft, data)
+
+
+@pytest.mark.parametrize("target", EAGER.values(), ids=lambda t: t.name)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_random_network_computes_what_its_plan_says(
+    build: Build, samples: Samples, placed: Placed, name: str, target: Target
+) -> None:
+    kind, seed = NETWORKS[name]
+    model = build(kind(seed))
+    data = samples(model, 3, seed=seed)
+    draft = _calibrated(placed(model, target, data), data)
+    assert draft.plan.sites
+    quantized = _assert_as_by_hand(draft, [data[0], *samples(model, 1, 3.0, seed=99)])
+    _assert_sound(draft, quantized)
+
+
+@pytest.mark.parametrize("target", [EAGER["onnxruntime"], INTEGER], ids=lambda t: t.name)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_equalized_and_rounded_by_moments_it_does_so_too(
+    build: Build, samples: Samples, placed: Placed, name: str, target: Target
+) -> None:
+    kind, seed = NETWORKS[name]
+    model = build(kind(seed))
+    data = samples(model, 3, seed=seed)
+    draft = _calibrated(placed(model, target, data), data, refine=True)
+    _assert_sound(draft, _assert_as_by_hand(draft, data[:1]))
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-arm", "integer"])
+def test_the_runtimes_optimiser_keeps_the_network_close(
+    build: Build, samples: Samples, placed: Placed, seed: int, name: str
+) -> None:
+    model = build(_cnn(seed))
+    data = samples(model, 4, seed=seed)
+    quantized = to_qdq(_calibrated(placed(model, EAGER[name], data), data))
+    plain, fast = (OrtExecutor(quantized, optimize=o)(data[0][1]) for o in (False, True))
+    for key, array in plain.items():
+        assert sqnr_db(array, fast[key]) > 20, key
+
+
+def test_every_convolution_becomes_one_of_integers(
+    build: Build, samples: Samples, placed: Placed, tmp_path: Path
+) -> None:
+    model = build(
+        "g (float[1,3,8,8] x) => (float[1,5] y) <float[8,3,3,3] a, float[8] ab, float[8,1,3,3] d, float[8] db,"
+        " float[8,8,1,1] p, float[8] pb, float[5,8] f, float[5] fb, float zero = {0}, float six = {6}> {"
+        " h = Conv <pads = [1, 1, 1, 1]> (x, a, ab)  r = Relu(h)  k = Conv <group = 8, pads = [1, 1, 1, 1]> (r, d, db)"
+        " c = Clip(k, zero, six)  m = Conv(c, p, pb)  s = Add(m, r)  t = Relu(s)  n = Conv(t, p)  g = GlobalAveragePool(n)"
+        " q = Flatten(g)  y = Gemm <transB = 1> (q, f, fb) }"
+    )
+    data = samples(model)
+    quantized = to_qdq(_calibrated(placed(model, EAGER["onnxruntime"], data), data))
+    ir.save(quantized, tmp_path / "q.onnx")
+    assert integer_nodes(tmp_path / "q.onnx") == (5, 5)
+    ir.save(model, tmp_path / "f.onnx")
+    assert integer_nodes(tmp_path / "f.onnx") == (0, 5)
+
+
+# --------------------------------------------------------------------------------------------- integers
+
+LAYERED = (
+    "g (float[1,3,6,6] x) => (float[1,5,6,6] y) <float[4,3,1,1] a, float[4] ab, float[5,4,1,1] z, float[5] zb> {"
+    " [a] h = Conv(x, a, ab)  [r] r = Relu(h)  [z] y = Conv(r, z, zb) }"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "activation", "bias"),
+    [("onnxruntime", "uint8", "int32"), ("onnxruntime-arm", "int8", "int32"), ("openvino", "uint8", "int32"),
+     ("integer", "int8", "int32"), ("tensorrt", "int8", "float32")],
+)  # fmt: skip
+def test_the_integers_have_the_targets_types(
+    build: Build, samples: Samples, placed: Placed, name: str, activation: str, bias: str
+) -> None:
+    model = build(LAYERED)
+    data = samples(model)
+    quantized = to_qdq(_calibrated(placed(model, EAGER[name], data), data))
+    for node in quantized.graph:
+        if node.op_type == "QuantizeLinear":
+            assert node.inputs[2].const_value.numpy().dtype == activation
+        if node.op_type == "DequantizeLinear":
+            assert node.inputs[1].dtype == ir.DataType.FLOAT
+            assert node.inputs[2].dtype == node.inputs[0].dtype
+    kinds = {n: str(v.const_value.numpy().dtype) for n, v in quantized.graph.initializers.items()}
+    assert kinds["a_quantized"] == "int8"
+    assert kinds["ab" if bias == "float32" else "ab_quantized"] == bias
+    assert "a" not in kinds
+
+
+def test_a_bias_is_rounded_at_the_scale_of_the_accumulator(build: Build, samples: Samples, placed: Placed) -> None:
+    model = build(LAYERED)
+    data = samples(model)
+    draft = _calibrated(placed(model, INTEGER, data), data)
+    initializers = to_qdq(draft).graph.initializers
+    for bias, weight, source in (("ab", "a", Site("x", "a", 0)), ("zb", "z", Site("r"))):
+        sx = draft.plan.at(source).params.scale.ravel()
+        sw = draft.plan.at(Site(weight, weight, 1)).params.scale.ravel()
+        scale = (sx * sw).astype(np.float32)
+        b = model.graph.initializers[bias].const_value.numpy()
+        np.testing.assert_array_equal(initializers[f"{bias}_scale"].const_value.numpy(), scale)
+        np.testing.assert_array_equal(initializers[f"{bias}_quantized"].const_value.numpy(), np.rint(b / scale))
+        assert not initializers[f"{bias}_zero_point"].const_value.numpy().any()
+
+
+def test_a_weight_is_rounded_by_channel(build: Build, samples: Samples, placed: Placed) -> None:
+    model = build(LAYERED)
+    data = samples(model)
+    draft = _calibrated(placed(model, INTEGER, data), data)
+    codes = to_qdq(draft).graph.initializers["z_quantized"].const_value.numpy()
+    weight = model.graph.initializers["z"].const_value.numpy()
+    scale = draft.plan.at(Site("z", "z", 1)).params.scale
+    np.testing.assert_array_equal(codes, np.rint(weight / scale))
+    assert (np.abs(codes.astype(int)).reshape(5, -1).max(1) == 127).all()
+
+
+def test_weights_of_four_bits_are_stored_as_such(build: Build, samples: Samples, placed: Placed) -> None:
+    model = build("g (float[2,6] x) => (float[2,4] y) <float[6,4] w> { [a] y = MatMul(x, w) }", opset=21)
+    data = samples(model)
+    draft = _calibrated(placed(model, INTEGER, data), data)
+    scheme = Scheme(IntGrid(4, narrow=True), per_channel(1))
+    params = params_of(model.graph.initializers["w"].const_value.numpy(), scheme)
+    group = draft.plan.sites[Site("w", "a", 1)]
+    draft = replace(draft, plan=draft.plan.with_group(group, Quantizer(scheme, "by hand", "weight", params)))
+    quantized = to_qdq(draft)
+    assert np.abs(quantized.graph.initializers["w_quantized"].const_value.numpy().astype(int)).max() == 7
+    _assert_as_by_hand(draft, data[:1])
+    _assert_sound(draft, quantized)
+
+
+# --------------------------------------------------------------------------------------------- clamps
+
+CLAMPED = (
+    "g (float[1,3,4,4] x) => (float[1,4,4,4] y) <float[4,3,1,1] a, float[4,4,1,1] z, float zero = {0}, float low = {-0.5},"
+    " float top = {0.75}> { [a] h = Conv(x, a)  [c] r = %s  [z] y = Conv(r, z) }"
+)
+
+
+@pytest.mark.parametrize("clamp", ["Relu(h)", "Clip(h, zero, top)", "Clip(h, low, top)", "Clip(h, zero)", "Clip(h, , top)"])
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_clamp_goes_if_and_only_if_the_codes_cannot_pass_it(
+    build: Build, samples: Samples, placed: Placed, clamp: str, wide: bool
+) -> None:
+    model = build(CLAMPED % clamp, a=np.full((4, 3, 1, 1), 2))
+    data = samples(model)
+    draft = _calibrated(placed(model, INTEGER, data), data)
+    if wide:
+        group = draft.plan.sites[Site("r")]
+        old = draft.plan.groups[group]
+        params = QParams(old.scheme, np.array(0.03, np.float32), np.array(5, np.int32))
+        draft = replace(draft, plan=draft.plan.with_group(group, replace(old, params=params)))
+    quantized = _assert_as_by_hand(draft, data)
+    params = draft.plan.at(Site("r")).params
+    codes = np.arange(-128, 128, dtype=np.float64)
+    values = (codes - params.zero_point) * float(params.scale)
+    low = {"low,": -0.5, ",": -np.inf}.get(clamp.split()[1], 0) if " " in clamp else 0
+    high = 0.75 if "top" in clamp else np.inf
+    passed = max(low - values.min(), values.max() - high)
+    left = any(node.op_type in ("Relu", "Clip") for node in quantized.graph)
+    assert left == (passed > 1e-5)
+    assert left or not wide
+    _assert_sound(draft, quantized)
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=lambda t: t.name)
+def test_a_target_that_needs_its_clamps_keeps_them(
+    build: Build, samples: Samples, placed: Placed, target: Target
+) -> None:
+    model = build(CLAMPED % "Relu(h)")
+    data = samples(model)
+    quantized = to_qdq(_calibrated(placed(model, EAGER[target.name], data), data))
+    assert any(node.op_type == "Relu" for node in quantized.graph) == (not target.clamps_in_range)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(float[1,4,4,4] y, float[1,4,4,4] h) W { [a] h = Conv(x, a)  [c] r = Relu(h)  [z] y = Conv(r, z) }",
+        "(float[1,4,4,4] y, float[1,4,4,4] e) W { [a] h = Conv(x, a)  [c] r = Relu(h)  [z] y = Conv(r, z)  [e] e = Erf(h) }",
+        "(float[1,4,4,4] y) W { [a] h = Conv(x, a)  [c] y = Relu(h) }",
+        "(float[1,4,4,4] y, float[1,4,4,4] z) W { [a] h = Conv(x, a)  [c] y = Relu(h)  [b] z = Conv(y, z0) }",
+        "(float[1,4,4,4] y) W { [a] h = Conv(x, a)  [c] r = Relu(h)  [d] s = Clip(r, zero, top)  [z] y = Conv(s, z) }",
+        "(float[1,4,4,4] y) W { [a] r = Relu(x)  [d] s = Clip(r, zero, top)  [z] y = Conv(s, a) }",
+    ],
+)
+def test_clamps_with_other_readers_or_in_rows_stay_right(
+    build: Build, samples: Samples, placed: Placed, text: str
+) -> None:
+    weights = "<float[4,3,1,1] a, float[4,4,1,1] z, float[4,4,1,1] z0, float zero = {0}, float top = {0.5}>"
+    model = build("g (float[1,3,4,4] x) => " + text.replace("W", weights))
+    data = samples(model)
+    for target in EAGER.values():
+        draft = _calibrated(placed(model, target, data), data)
+        _assert_sound(draft, _assert_as_by_hand(draft, data[:2]))
+
+
+# --------------------------------------------------------------------------------------------- outputs and names
+
+
+@pytest.mark.parametrize("target", EAGER.values(), ids=lambda t: t.name)
+def test_the_interface_stays_whatever_is_quantized(
+    build: Build, samples: Samples, placed: Placed, target: Target
+) -> None:
+    """Outputs: a quantized tensor that is read on, an input, a constant, one made of floats, in this order."""
+    model = build(
+        "g (float[1,4] x, float[1,4] u) => (float[1,4] m, float[1,4] x, float[4,4] w, float[1,4] e, float[1,4] y)"
+        " <float[4,4] w, float[4,4] v> { [a] h = MatMul(x, w)  [m] m = Add(h, u)  [b] k = MatMul(m, v)  [e] e = Erf(k)"
+        " [c] y = MatMul(k, w) }"
+    )
+    data = samples(model)
+    draft = _calibrated(placed(model, target, data), data)
+    quantized = _assert_as_by_hand(draft, data[:2])
+    _assert_sound(draft, quantized)
+    found = OrtExecutor(quantized)(data[0][1])
+    np.testing.assert_array_equal(found["x"], data[0][1]["x"])
+    np.testing.assert_array_equal(found["w"], model.graph.initializers["w"].const_value.numpy())
+
+
+def test_names_that_the_exporter_would_give_are_taken_already(build: Build, samples: Samples, placed: Placed) -> None:
+    model = build(
+        "g (float[1,4,2,2] x) => (float[1,4,2,2] y) <float[4,4,1,1] w, float[4,4,1,1] w_scale, float[4,4,1,1] w_quantized,"
+        " float[4] x_zero_point, float[1,4,2,2] y_float> {"
+        " [conv1] conv1 = Conv(x, w, x_zero_point)  [s] conv1_scale = Sigmoid(conv1)  [c] conv1_quantized = Conv(conv1_scale, w_scale)"
+        " [w_dequantized_DequantizeLinear] w_dequantized = Add(conv1_quantized, y_float)"
+        " [conv1_quantized_QuantizeLinear] conv1_dequantized = Conv(w_dequantized, w_quantized)  [l] y = Relu(conv1_dequantized) }"
+    )
+    data = samples(model)
+    for target in EAGER.values():
+        draft = _calibrated(placed(model, target, data), data)
+        _assert_sound(draft, _assert_as_by_hand(draft, data[:1]))
+
+
+def test_a_draft_that_is_not_calibrated_is_refused(build: Build, samples: Samples, placed: Placed) -> None:
+    model = build(LAYERED)
+    draft = placed(model, INTEGER, samples(model, 1))
+    with pytest.raises(UnsupportedByTarget, match=r"x -> a\[0\] has no scale: run Calibrate before the export"):
+        to_qdq(draft)
+
+
+def test_a_bias_without_its_scales_is_refused(build: Build, samples: Samples, placed: Placed) -> None:
+    model = build(LAYERED)
+    data = samples(model)
+    draft = _calibrated(placed(model, INTEGER, data), data)
+    sites = {s: g for s, g in draft.plan.sites.items() if s != Site("x", "a", 0)}
+    with pytest.raises(UnsupportedByTarget, match=r"Conv 'a'.*bias"):
+        to_qdq(replace(draft, plan=replace(draft.plan, sites=sites)))
+
+
+def test_the_draft_is_left_as_it_is(build: Build, samples: Samples, placed: Placed) -> None:
+    model = build(LAYERED)
+    data = samples(model)
+    draft = _calibrated(placed(model, INTEGER, data), data)
+    before = to_bytes(draft.model)
+    to_qdq(draft)
+    assert to_bytes(draft.model) == before
+
+
+@pytest.mark.parametrize("everyone", [False, True])
+def test_two_readers_with_a_scale_each_read_through_their_own(
+    build: Build, samples: Samples, placed: Placed, everyone: bool
+) -> None:
+    """As an edited plan may ask; `everyone` leaves one of them the site of all readers."""
+    model = build(
+        "g (float[1,4] x) => (float[1,4] y, float[1,4] z) <float[4,4] w, float[4,4] u, float[4,4] v> {"
+        " [i] h = MatMul(x, u)  [a] y = MatMul(h, w)  [b] z = MatMul(h, v) }"
+    )
+    data = samples(model)
+    draft = _calibrated(placed(model, INTEGER, data), data)
+    fine = draft.plan.groups[draft.plan.sites[Site("h")]]
+    coarse = replace(fine, params=QParams(fine.scheme, np.array(0.25, np.float32), np.array(0, np.int32)))
+    sites = {s: g for s, g in draft.plan.sites.items() if everyone or s != Site("h")}
+    if not everyone:
+        sites[Site("h", "a", 0)] = draft.plan.sites[Site("h")]
+    sites[Site("h", "b", 0)] = 99
+    draft = replace(draft, plan=replace(draft.plan, groups={**draft.plan.groups, 99: coarse}, sites=sites))
+    _assert_sound(draft, _assert_as_by_hand(draft, data[:2]))
+
+
+# --------------------------------------------------------------------------------------------- shared constants
+
+SHARED = {
+    "one weight for two operators": "g (float[1,4] x) => (float[1,4] y) <float[4,4] w> { [a] h = MatMul(x, w)  [b] y = Gemm(h, w) }",
+    "one weight along two axes": "g (float[1,4] x) => (float[1,4] y) <float[4,4] w> { [a] h = MatMul(x, w)  [b] y = Gemm <transB = 1> (h, w) }",
+    "one weight and bias for two layers": "g (float[1,4] x) => (float[1,4] y) <float[4,4] w, float[4] b> {"
+    " [a] h = Gemm(x, w, b)  [r] r = Relu(h)  [b] y = Gemm(r, w, b) }",
+    "one constant for a sum and a product": "g (float[1,4] x) => (float[1,4] y) <float[4,4] w, float[4,4] v, float k = {0.5}> {"
+    " [a] h = MatMul(x, w)  [s] s = Add(h, k)  [m] m = Mul(s, k)  [b] y = MatMul(m, v) }",
+    "one constant as bias and as summand": "g (float[1,4] x) => (float[1,4] y) <float[4,4] w, float[4,4] v, float[4] k> {"
+    " [a] h = Gemm(x, w, k)  [e] e = Erf(h)  [s] s = Add(e, k)  [b] y = Gemm(s, v, k) }",
+    "one weight read in floats as well": "g (float[1,4] x) => (float[1,4] y, float[4,4] e) <float[4,4] w> { [a] y = MatMul(x, w)  [e] e = Erf(w) }",
+    "one constant on both sides": "g (float[4,4] x) => (float[4,4] y) <float[4,4] w> { [a] h = MatMul(x, w)  [s] s = Sub(w, h)  [t] y = Sub(s, w) }",
+    "a weight read in a body": "g (float[1,4] x, bool c) => (float[1,4] y) <float[4,4] w> { [a] h = MatMul(x, w)  [i] y = If(c) <"
+    " then_branch = t () => (float[1,4] p) { p = MatMul(h, w) }, else_branch = e () => (float[1,4] q) { q = Identity(h) }> }",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("refine", [False, True])
+@pytest.mark.parametrize("name", SHARED)
+def test_a_shared_constant_serves_each_reader(
+    build: Build, samples: Samples, placed: Placed, name: str, refine: bool
+) -> None:
+    model = build(SHARED[name])
+    data = samples(model)
+    for target in EAGER.values():
+        draft = _calibrated(placed(model, target, data, prefer="size"), data, refine=refine)
+        quantized = to_qdq(draft)
+        _assert_sound(draft, quantized)
+        if "body" not in name:
+            _assert_as_by_hand(draft, data[:1])
+        reference, found = (OrtExecutor(m, optimize=False)(data[0][1]) for m in (model, quantized))
+        assert all(sqnr_db(reference[key], found[key]) > 20 for key in reference)
+
+
+TABLES = {
+    "rows": ("int64[2,3] i", "float[2,3,4] y", "Gather(t, i)", "float[6,4] t"),
+    "one row": ("int64 i", "float[4] y", "Gather(t, i)", "float[6,4] t"),
+    "columns": ("int64[3] i", "float[6,3] y", "Gather <axis = 1> (t, i)", "float[6,4] t"),
+    "the last axis from behind": ("int64[3] i", "float[6,3] y", "Gather <axis = -1> (t, i)", "float[6,4] t"),
+    "rows of matrices": ("int64[3] i", "float[3,2,4] y", "Gather(t, i)", "float[6,2,4] t"),
+    "rows from behind": ("int32[3] i", "float[3,4] y", "Gather <axis = -2> (t, i)", "float[6,4] t"),
+}
+
+
+@pytest.mark.parametrize("per_row", [True, False])
+@pytest.mark.parametrize("name", TABLES)
+def test_a_lookup_gives_what_the_rounded_table_holds(
+    build: Build, samples: Samples, placed: Placed, name: str, per_row: bool
+) -> None:
+    given, out, call, table = TABLES[name]
+    model = build(f"g ({given}) => ({out}) <{table}> {{ [g] y = {call} }}")
+    data = samples(model)
+    draft = _calibrated(placed(model, EAGER["onnxruntime"], data, prefer="size"), data)
+    group = draft.plan.sites[Site("t", "g", 0)]
+    old = draft.plan.groups[group]
+    if not per_row:
+        scheme = Scheme(INT8_NARROW)
+        params = params_of(model.graph.initializers["t"].const_value.numpy(), scheme)
+        draft = replace(draft, plan=draft.plan.with_group(group, replace(old, scheme=scheme, params=params)))
+    quantized = _assert_as_by_hand(draft, data)
+    _assert_sound(draft, quantized)
+    assert {v.dtype for v in quantized.graph.initializers.values() if v.shape and np.prod(v.shape.numpy()) > 12} == {ir.DataType.INT8}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[g] h = Gather(t, i)  [k] k = Gather(t, j)  [s] y = Add(h, k)",
+        "[g] h = Gather(t, i)  [s] s = Sigmoid(h)  [b] b = MatMul(s, w)  [k] k = Gather(t, j)  [t] y = Add(b, k)",
+        "[g] h = Gather(t, i)  [s] s = Sigmoid(h)  [b] y = Gemm <transB = 1> (s, t)",
+        "[g] h = Gather(t, i)  [s] s = Sigmoid(h)  [b] m = MatMul(s, w)  [c] y = Gemm <transB = 1> (m, t, b)",
+        "[d] d = Transpose(t)  [g] h = Gather(t, i)  [s] s = Sigmoid(h)  [b] y = MatMul(s, d)",
+        "[b] m = Gemm <transB = 1> (x, t, b)  [g] h = Gather(t, i)  [c] k = Gemm <transB = 1> (h, t, b)  [s] y = Add(m, k)",
+    ],
+)
+def test_a_table_with_two_readers_serves_both(build: Build, samples: Samples, placed: Placed, text: str) -> None:
+    """As where input and output embeddings are tied."""
+    model = build(
+        "g (int64[3] i, int64[3] j, float[3,4] x) => (float[3,n] y) <float[6,4] t, float[4,4] w, float[6] b>"
+        f" {{ {text} }}"
+    )
+    data = samples(model)
+    for name in ("onnxruntime", "onnxruntime-arm"):
+        draft = _calibrated(placed(model, EAGER[name], data, prefer="size"), data)
+        assert any(q.role == "weight" for q in draft.plan.groups.values())
+        _assert_sound(draft, _assert_as_by_hand(draft, data[:2]))
+
+
+def test_a_lookup_that_is_an_output_keeps_its_name(build: Build, samples: Samples, placed: Placed) -> None:
+    model = build(
+        "g (int64[3] i) => (float[3,4] h, float[3,4] y) <float[6,4] t, float[4,4] w> { [g] h = Gather(t, i)  [a] y = MatMul(h, w) }"
+    )
+    data = samples(model)
+    draft = _calibrated(placed(model, EAGER["onnxruntime"], data, prefer="size"), data)
+    assert ops.weight_port(draft.model.graph[0]) == 0
+    assert Site("t", "g", 0) in draft.plan.sites
+    _assert_sound(draft, _assert_as_by_hand(draft, data[:2]))
