@@ -2,158 +2,329 @@
 
 Exit status: 0 done; 1 an unexpected fault; 2 wrong options, configuration or unwritable output; 3 the model; 4 the data;
 5 the target (nothing could be quantized); 130 interrupted. Errors are one sentence on standard error; --debug shows the
-traceback. Nothing heavy is imported before a command needs it.
+traceback. Nothing heavy is imported before a command needs it: options of steps, and the values that some options
+take, are added to the command that runs only, as they need the steps to be imported.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
-from halfeven.errors import QuantError
+from halfeven.errors import BadOption, QuantError
 
 Command = Callable[[argparse.Namespace], int]
 
 EPILOG = """examples:
-  halfeven quantize mobilenet_v2.onnx --data photos/ --preprocess imagenet -o mobilenet_v2.int8.onnx
-  halfeven quantize model.onnx --data calib.npz --target openvino --calibrate mse --keep-float 'head/*'
-  halfeven quantize model.onnx                       no data: synthetic samples, and it says what that costs
-  halfeven inspect model.onnx --target onnxruntime   what will be quantized, what stays float and why
+  halfeven quantize mobilenet_v2.onnx --data photos/ --preprocess imagenet
+  halfeven quantize model.onnx --data calib.npz --keep-float 'head/*' -o out.onnx
+  halfeven quantize model.onnx       no data: synthetic samples, and it says so
+  halfeven inspect model.onnx        what will be quantized, what not, and why
   halfeven verify model.onnx model.int8.onnx --data holdout/
   halfeven calibrate model.onnx --data photos/ -o stats.json
   halfeven quantize model.onnx --stats stats.json
+
+exit status:
+  0  done                            3  the model is damaged or unsupported
+  1  a defect of Halfeven            4  the data cannot be used
+  2  wrong options, or the output    5  the target can run nothing of it in
+     cannot be written                  integers: no file is written
+                                   130  interrupted
 """
+SUMMARIES = {
+    "quantize": "quantize a float model",
+    "calibrate": "collect statistics for later runs, or merge them",
+    "inspect": "show what would be quantized, what stays float, and why",
+    "verify": "compare a float and a quantized model on data",
+    "demo": "quantize the network and data shipped with Halfeven",
+    "completions": "print a completion script for a shell",
+}
+EXAMPLES = {
+    "quantize": ("halfeven quantize model.onnx --data photos/ --preprocess imagenet",),
+    "calibrate": (
+        "halfeven calibrate model.onnx --data photos/ -o stats.json",
+        "halfeven calibrate model.onnx --data more/ --stats stats.json -o more.json",
+        "halfeven calibrate stats.json --merge more.json -o all.json",
+    ),
+    "inspect": ("halfeven inspect model.onnx --target openvino",),
+    "verify": ("halfeven verify model.onnx model.int8.onnx --data holdout/",),
+    "demo": ("halfeven demo -o demo-out",),
+    "completions": (
+        "halfeven completions bash > ~/.local/share/bash-completion/completions/halfeven",
+        "halfeven completions fish > ~/.config/fish/completions/halfeven.fish",
+        'eval "$(halfeven completions zsh)"    in .zshrc',
+    ),
+}
+DATA = "pictures, recordings, .npz, .npy, or a text file of paths"
+STEPS_OF = {
+    "quantize": ("simplify", "place", "equalize", "observe", "calibrate", "gptq"),
+    "calibrate": ("simplify", "place", "equalize", "observe"),
+    "inspect": ("simplify", "place"),
+}
+WITHOUT = {"calibrate": ("observe_moments", "observe_vectors")}
 
 
-def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The parser; options of steps are added to `command` only, as they need the steps to be imported."""
+class Parser(argparse.ArgumentParser):
+    """A parser whose faults are BadOption, in a sentence, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and where the options are listed."""
+        text = message.removeprefix("argument ").replace("the following arguments are required:", "missing:")
+        raise BadOption(f"{text.rstrip('.')}. See `{self.prog} --help`.")
+
+
+def build_parser(command: str | None = None) -> Parser:
+    """The parser of all commands; that of `command` is complete, the others lack what is slow to make."""
     from halfeven.version import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="halfeven",
         description="Quantize ONNX models: a float model in, a smaller, faster, verified INT8 model out.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"halfeven {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-
-    def add(name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    for name, arguments in ARGUMENTS.items():
+        summary, examples = SUMMARIES[name], EXAMPLES[name]
         sub = commands.add_parser(
             name,
             help=summary,
             description=summary[0].upper() + summary[1:] + ".",
-            epilog=f"example:\n  {example}",
+            epilog="\n  ".join(("examples:" if len(examples) > 1 else "example:", *examples)),
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
-        sub.add_argument("--quiet", action="store_true", help="no progress, no report; errors still speak")
-        sub.add_argument("--json", action="store_true", help="the report as one JSON object on standard output")
+        arguments(sub)
+        if name in STEPS_OF:
+            _target_options(sub, name, complete=name == command)
+        if name != "completions":
+            sub.add_argument("--quiet", action="store_true", help="no progress, no report; errors still speak")
+            sub.add_argument("--json", action="store_true", help="the report as one JSON object on standard output")
         sub.add_argument("--debug", action="store_true", help="show tracebacks")
-        return sub
-
-    sub = add("quantize", "quantize a float model", "halfeven quantize model.onnx --data photos/ --preprocess imagenet -o out.onnx")
-    sub.add_argument("model", help="float ONNX model")
-    _data_options(sub, "pictures, recordings, .npz, .npy, or a text file of paths; without it: synthetic samples")
-    sub.add_argument("-o", "--output", help="where to write (default: MODEL with .int8.onnx)")
-    sub.add_argument("--holdout", help="data to verify with; default: a fifth of --data, at most 32 samples")
-    sub.add_argument("--stats", help="statistics from `halfeven calibrate`")
-    sub.add_argument("--plan", help="follow this plan (JSON) instead of placing")
-    sub.add_argument("--save-plan", metavar="FILE", help="write the plan as JSON")
-    sub.add_argument("--io", choices=("float", "uint8", "int8"), help="type of floating-point inputs and outputs")
-    sub.add_argument("--skip", action="append", metavar="STEP", help="leave out an optional step: equalize, gptq")
-    sub.add_argument("--seed", type=int, help="of synthetic samples (default 0)")
-    sub.add_argument("--no-verify", action="store_true", help="do not compare with the float model")
-    _target_options(sub, command == "quantize")
-
-    sub = add("calibrate", "collect statistics for later runs, or merge them", "halfeven calibrate model.onnx --data photos/ -o stats.json")
-    sub.add_argument("model", help="float ONNX model; with --merge: the first statistics file")
-    _data_options(sub, "pictures, recordings, .npz, .npy, or a text file of paths")
-    sub.add_argument("-o", "--output", required=True, help="where to write the statistics (JSON)")
-    sub.add_argument("--merge", nargs="+", metavar="FILE", help="merge these statistics into the first")
-    sub.add_argument("--stats", help="take channel ranges over from these, so that the results can be merged")
-    _target_options(sub, command == "calibrate")
-
-    sub = add("inspect", "show what would be quantized, what stays float, and why", "halfeven inspect model.onnx --target onnxruntime")
-    sub.add_argument("model", help="float ONNX model")
-    _data_options(sub, "data for one sample; without it a synthetic one")
-    sub.add_argument("--all", action="store_true", help="list every float node with its reason, and every tensor")
-    sub.add_argument("--save-plan", metavar="FILE", help="write the plan, not yet calibrated, as JSON")
-    _target_options(sub, command == "inspect")
-
-    sub = add("verify", "compare a float and a quantized model on data", "halfeven verify model.onnx model.int8.onnx --data holdout/")
-    sub.add_argument("model", help="float ONNX model")
-    sub.add_argument("quantized", help="quantized ONNX model")
-    _data_options(sub, "pictures, recordings, .npz, .npy, or a text file of paths", required=True)
-
-    sub = add("demo", "quantize the network and data shipped with Halfeven", "halfeven demo -o demo-out")
-    sub.add_argument("-o", "--output", default="demo-out", help="folder for the models (default: demo-out)")
-
-    sub = add("completions", "print a completion script for a shell", "halfeven completions bash > ~/.local/share/bash-completion/completions/halfeven")
-    sub.add_argument("shell", choices=("bash", "zsh", "fish"))
     return parser
 
 
-def _data_options(sub: argparse.ArgumentParser, what: str, required: bool = False) -> None:
-    sub.add_argument("--data", required=required, help=what)
-    sub.add_argument("--preprocess", help="for pictures and recordings: a preset and changes to it, such as imagenet,color=BGR")
-    sub.add_argument("--labels", help="classes of the samples: .json, .txt, .csv or .npy")
-    sub.add_argument("--limit", type=int, help="use at most so many samples")
+def _quantize(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="float ONNX model")
+    _data_options(sub, f"{DATA}; without it: synthetic samples", "preprocess", "limit", "labels")
+    sub.add_argument("-o", "--output", metavar="FILE", help="where to write (default: MODEL with .int8.onnx)")
+    sub.add_argument(
+        "--holdout", metavar="DATA", help="data to verify with (default: a fifth of --data, at most 32 samples)"
+    )
+    sub.add_argument("--stats", metavar="FILE", help="statistics from `halfeven calibrate`")
+    sub.add_argument("--plan", metavar="FILE", help="follow this plan (JSON) instead of placing")
+    sub.add_argument("--save-plan", metavar="FILE", help="write the plan as JSON")
+    _choice(sub, "--io", ("float", "uint8", "int8"), "type of floating-point inputs and outputs (default: float)")
+    sub.add_argument(
+        "--skip", action="append", metavar="STEP", help="leave out an optional step, equalize or gptq; repeatable"
+    )
+    sub.add_argument("--seed", type=_whole, metavar="N", help="of synthetic samples (default: 0)")
+    sub.add_argument("--no-verify", action="store_true", help="do not compare with the float model; use all --data")
 
 
-def _target_options(sub: argparse.ArgumentParser, with_steps: bool) -> None:
-    sub.add_argument("--target", help="onnxruntime (default), onnxruntime-arm, openvino, tensorrt, integer")
-    sub.add_argument("--config", help="TOML file with the same options")
-    if not with_steps:
-        return
+def _calibrate(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="float ONNX model; with --merge: the first statistics file")
+    _data_options(sub, DATA, "preprocess", "limit")
+    sub.add_argument("-o", "--output", metavar="FILE", required=True, help="where to write the statistics (JSON)")
+    sub.add_argument("--merge", nargs="+", metavar="FILE", help="merge these statistics into the first")
+    sub.add_argument(
+        "--stats", metavar="FILE", help="take channel ranges over from these, so that the results can be merged"
+    )
+
+
+def _inspect(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="float ONNX model")
+    _data_options(sub, "data for one sample; without it a synthetic one", "preprocess")
+    sub.add_argument("--all", action="store_true", help="list every float node with its reason, and every tensor")
+    sub.add_argument("--save-plan", metavar="FILE", help="write the plan, not yet calibrated, as JSON")
+
+
+def _verify(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="float ONNX model")
+    sub.add_argument("quantized", metavar="QUANTIZED", help="quantized ONNX model")
+    _data_options(sub, DATA, "preprocess", "limit", "labels", required=True)
+
+
+def _demo(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("-o", "--output", metavar="FOLDER", default="demo-out", help="for the model (default: demo-out)")
+
+
+def _completions(sub: argparse.ArgumentParser) -> None:
+    _choice(sub, "shell", ("bash", "zsh", "fish"), "bash, zsh or fish")
+
+
+ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "quantize": _quantize,
+    "calibrate": _calibrate,
+    "inspect": _inspect,
+    "verify": _verify,
+    "demo": _demo,
+    "completions": _completions,
+}
+
+
+def _data_options(sub: argparse.ArgumentParser, what: str, *more: str, required: bool = False) -> None:
+    sub.add_argument("--data", metavar="DATA", required=required, help=what)
+    if "preprocess" in more:
+        text = "for pictures and recordings: a preset and changes to it, such as imagenet,color=BGR"
+        sub.add_argument("--preprocess", metavar="PRESET", help=text)
+    if "labels" in more:
+        sub.add_argument("--labels", metavar="FILE", help="classes of the samples: .json, .txt, .csv or .npy")
+    if "limit" in more:
+        sub.add_argument("--limit", type=_whole, metavar="N", help="use at most so many samples")
+
+
+def _target_options(sub: argparse.ArgumentParser, command: str, *, complete: bool) -> None:
+    text = "what the model will run on (default: onnxruntime)"
+    if complete:
+        from halfeven.targets import TARGETS
+
+        _choice(sub, "--target", tuple(TARGETS), text, metavar="TARGET")
+    else:
+        sub.add_argument("--target", metavar="TARGET", help=text)
+    sub.add_argument("--config", metavar="FILE", help="TOML file with the same options; flags overrule it")
+    if complete:
+        _step_options(sub, command)
+
+
+def _step_options(sub: argparse.ArgumentParser, command: str) -> None:
     from halfeven.options import all_options
 
     group = sub.add_argument_group("options of steps")
     for option in all_options().values():
-        kind: dict[str, object] = {"action": "append"} if option.many else {"type": option.kind}
+        if option.step not in STEPS_OF[command] or option.name in WITHOUT.get(command, ()):
+            continue
         text = option.help.replace("%", "%%")
-        default = "" if option.many else f" (default: {option.default})"
-        choices = option.choices or None
-        metavar = None if choices else option.field.upper()
-        group.add_argument(
-            option.flag, dest=f"step:{option.name}", help=text + default, choices=choices, metavar=metavar, **kind  # type: ignore[arg-type]
-        )
+        dest, metavar = f"step:{option.name}", option.field.upper()
+        if option.many:
+            group.add_argument(option.flag, action="append", dest=dest, metavar=metavar, help=f"{text} Repeatable.")
+        elif option.choices:
+            _choice(group, option.flag, option.choices, f"{text} (default: {option.default})", dest=dest)
+        else:
+            kind = {int: _whole, float: _number}.get(option.kind, str)
+            described = f"{text} (default: {option.default})"
+            group.add_argument(option.flag, dest=dest, type=kind, metavar=metavar, help=described)
 
 
-def step_options(args: argparse.Namespace) -> dict[str, object]:
+def _choice(sub: Any, flag: str, choices: Sequence[str], text: str, **more: Any) -> None:
+    """Add an argument with choices; a word that is none of them is answered with the nearest."""
+
+    def one_of(word: str) -> str:
+        if word in choices:
+            return word
+        near = get_close_matches(word, choices, 1)
+        hint = f"did you mean '{near[0]}'? Known are" if near else "choose one of"
+        raise argparse.ArgumentTypeError(f"'{word}' is not known; {hint} {', '.join(choices)}")
+
+    sub.add_argument(flag, type=one_of, choices=choices, help=text, **more)
+
+
+def _whole(word: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, found '{word}'") from None
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, found '{word}'") from None
+
+
+def step_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options of steps that were given."""
     given = {k.removeprefix("step:"): v for k, v in vars(args).items() if k.startswith("step:") and v is not None}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
 
 
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments.
+
+    Raises:
+        BadOption: an unknown command or option, with the nearest that there is; a value of the wrong kind.
+    """
+    first = words[0]
+    if not first.startswith("-") and first not in ARGUMENTS:
+        near = get_close_matches(first, ARGUMENTS, 1)
+        hint = f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(ARGUMENTS)}."
+        raise BadOption(f"'{first}' is not a command. {hint}")
+    parser = build_parser(first)
+    args, rest = parser.parse_known_args(words)
+    if rest:
+        raise BadOption(_unknown(parser, args.command, rest[0]))
+    return args
+
+
+def _unknown(parser: Parser, command: str, word: str) -> str:
+    """A sentence about a word that the command does not take."""
+    if not word.startswith("-"):
+        return f"'{word}' is one argument too many. See `halfeven {command} --help`; quote patterns such as 'head/*'."
+    flag = word.split("=")[0]
+    flags = flags_of(parser, command)
+    near = get_close_matches(flag, flags, 1)
+    if near:
+        return f"halfeven {command} has no option {flag}. Did you mean {near[0]}?"
+    other = next((name for name in ARGUMENTS if flag in flags_of(build_parser(name), name)), None)
+    hint = f"`halfeven {other}` has it" if other else f"`halfeven {command} --help` lists them"
+    return f"halfeven {command} has no option {flag}; {hint}."
+
+
+def subparser(parser: argparse.ArgumentParser, command: str) -> argparse.ArgumentParser:
+    """The parser of one command."""
+    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    found = commands.choices[command]
+    assert isinstance(found, argparse.ArgumentParser)
+    return found
+
+
+def flags_of(parser: argparse.ArgumentParser, command: str) -> list[str]:
+    """The options of one command, as written."""
+    return [flag for action in subparser(parser, command)._actions for flag in action.option_strings]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    args = build_parser(words[0] if words else None).parse_args(words)
+    if not words:
+        build_parser().print_help(sys.stderr)
+        return 2
     try:
-        return _command(args.command)(args)
-    except QuantError as error:
-        if args.debug:
-            raise
-        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
-        print(f"halfeven: error: {error}{notes}", file=sys.stderr)
-        return error.exit_code
+        args = _parsed(words)
+        status = _command(args.command)(args)
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        print("halfeven: interrupted; no file was changed", file=sys.stderr)
-        return 130
+        return _fail("interrupted; no half-written file is left", 130)
     except BrokenPipeError:
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
         return 0
-    except MemoryError:
-        print("halfeven: error: there is not enough memory. Use fewer or smaller samples (--limit).", file=sys.stderr)
-        return 1
     except Exception as error:
-        if args.debug:
+        if "--debug" in words:
             raise
-        print(
-            f"halfeven: error: unexpected {type(error).__name__}: {error}. This is a defect; run again with --debug and "
-            "report what it prints.",
-            file=sys.stderr,
-        )
-        return 1
+        return _explain(error)
+    return status
+
+
+def _explain(error: Exception) -> int:
+    if isinstance(error, QuantError):
+        return _fail(f"error: {error}", error.exit_code)
+    if isinstance(error, MemoryError):
+        return _fail("error: there is not enough memory. Use fewer or smaller samples (--limit).", 1)
+    if isinstance(error, OSError) and error.strerror:
+        about = f"'{error.filename}'" if error.filename else "standard output"
+        return _fail(f"error: {about}: {error.strerror}.", 2)
+    said = f"{type(error).__name__}: {error}".rstrip(".")
+    return _fail(f"error: unexpected {said}. This is a defect; run again with --debug and report what it prints.", 1)
+
+
+def _fail(text: str, status: int) -> int:
+    print(f"halfeven: {text}", file=sys.stderr)
+    return status
 
 
 def _command(name: str) -> Command:

@@ -1,46 +1,97 @@
-"""Completion scripts, made from the parser."""
+"""Completion scripts, made from the parser: commands, their options, and the values of options that have few.
+
+bash and zsh share one function (zsh through `bashcompinit`); fish has a line for each option.
+"""
 
 import argparse
+from dataclasses import dataclass
 
-from halfeven.cli import build_parser
+from halfeven.cli import ARGUMENTS, SUMMARIES, build_parser, subparser
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One option: its spellings, whether a value follows, and the values if they are few."""
+
+    names: tuple[str, ...]
+    valued: bool
+    values: tuple[str, ...]
 
 
 def print_completions(args: argparse.Namespace) -> int:
     """`halfeven completions SHELL`."""
-    print({"bash": _bash, "zsh": _zsh, "fish": _fish}[args.shell](_words()), end="")
+    print({"bash": _bash, "zsh": _zsh, "fish": _fish}[args.shell](), end="")
     return 0
 
 
-def _words() -> dict[str, list[str]]:
-    """Flags by command."""
-    found: dict[str, list[str]] = {}
-    for name in ("quantize", "calibrate", "inspect", "verify", "demo", "completions"):
-        parser = build_parser(name)
-        commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-        found[name] = [flag for a in commands.choices[name]._actions for flag in a.option_strings]
+def _flags(command: str) -> list[Flag]:
+    """The options of a command."""
+    found = []
+    for action in subparser(build_parser(command), command)._actions:
+        names = tuple(action.option_strings)
+        values = tuple(str(c) for c in action.choices or ()) or _presets().get(names[-1] if names else "", ())
+        found.append(Flag(names, action.nargs != 0, values))
     return found
 
 
-def _bash(words: dict[str, list[str]]) -> str:
-    cases = "".join(f'    {name}) flags="{" ".join(flags)}" ;;\n' for name, flags in words.items())
-    return (
-        "_halfeven() {\n"
-        '  local word="${COMP_WORDS[COMP_CWORD]}" flags=""\n'
-        f'  if [ "$COMP_CWORD" -eq 1 ]; then COMPREPLY=($(compgen -W "{" ".join(words)}" -- "$word")); return; fi\n'
-        f'  case "${{COMP_WORDS[1]}}" in\n{cases}  esac\n'
-        '  case "$word" in -*) COMPREPLY=($(compgen -W "$flags" -- "$word")) ;; *) COMPREPLY=($(compgen -f -- "$word")) ;; esac\n'
-        "}\ncomplete -o filenames -F _halfeven halfeven\n"
-    )
+def _presets() -> dict[str, tuple[str, ...]]:
+    """Values of options that are more than one word, but mostly are one."""
+    from halfeven.data.preprocess import PRESETS
+    from halfeven.options import OPTIONAL
+    from halfeven.stats.estimate import METHODS
+
+    return {"--preprocess": tuple(PRESETS), "--skip": OPTIONAL, "--calibrate": tuple(METHODS)}
 
 
-def _zsh(words: dict[str, list[str]]) -> str:
-    return "#compdef halfeven\nautoload -U +X bashcompinit && bashcompinit\n" + _bash(words)
+def _bash() -> str:
+    flags, values = "", ""
+    for command in ARGUMENTS:
+        found = _flags(command)
+        words = " ".join(name for flag in found for name in flag.names)
+        flags += f'    {command}) flags="{words}" ;;\n'
+        for flag in found:
+            if flag.values:
+                keys = "|".join(f"{command}:{name}" for name in flag.names) or f"{command}:{command}"
+                values += f'    {keys}) values="{" ".join(flag.values)}" ;;\n'
+    return f"""_halfeven() {{
+  local word="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}" command="${{COMP_WORDS[1]}}"
+  local flags="" values=""
+  COMPREPLY=()
+  if [ "$COMP_CWORD" -eq 1 ]; then
+    COMPREPLY=($(compgen -W "{" ".join(ARGUMENTS)} --help --version" -- "$word"))
+    return
+  fi
+  case "$command" in
+{flags}  esac
+  case "$command:$before" in
+{values}  esac
+  if [ -n "$values" ]; then
+    COMPREPLY=($(compgen -W "$values" -- "$word"))
+  elif [ "${{word#-}}" != "$word" ]; then
+    COMPREPLY=($(compgen -W "$flags" -- "$word"))
+  else
+    local IFS=$'\\n'
+    COMPREPLY=($(compgen -f -- "$word"))
+  fi
+}}
+complete -o filenames -F _halfeven halfeven
+"""
 
 
-def _fish(words: dict[str, list[str]]) -> str:
-    lines = [f"complete -c halfeven -n __fish_use_subcommand -a '{' '.join(words)}'"]
-    for name, flags in words.items():
-        for flag in flags:
-            kind = f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}"
-            lines.append(f"complete -c halfeven -n '__fish_seen_subcommand_from {name}' {kind}")
+def _zsh() -> str:
+    return "#compdef halfeven\nautoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n" + _bash()
+
+
+def _fish() -> str:
+    lines = [f"complete -c halfeven -f -n __fish_use_subcommand -a {name} -d '{SUMMARIES[name]}'" for name in ARGUMENTS]
+    for command in ARGUMENTS:
+        for flag in _flags(command):
+            line = f"complete -c halfeven -n '__fish_seen_subcommand_from {command}'"
+            line += "".join(f" -l {n[2:]}" if n.startswith("--") else f" -s {n[1:]}" for n in flag.names)
+            if flag.values:
+                line += f" -x -a '{' '.join(flag.values)}'"
+            elif flag.valued and flag.names:
+                line += " -r"
+            if flag.names or flag.values:
+                lines.append(line)
     return "\n".join(lines) + "\n"

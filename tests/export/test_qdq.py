@@ -190,14 +190,12 @@ def _mlp(seed: int) -> str:
     """Products with weights, elementwise operators with constants and one another, moves of codes."""
     rng = np.random.default_rng(seed)
     lines, weights, now = [], ["float[6,6] w, float[6] k, float half = {0.5}, int64[3] sh = {2, 2, 6}, int64[2] flat = {4, 6}"], ["x"]
-    lines.append("[in] v = MatMul(x, w)")
-    now.append("v")
     for i in range(9):
         v, u = (now[rng.integers(max(0, len(now) - 3), len(now))] for _ in range(2))
         calls = [f"MatMul({v}, w{i})", f"Gemm({v}, w{i}, b{i})", f"Gemm <transB = 1> ({v}, w, b{i})", f"Add({v}, {u})", f"Mul({v}, half)",
                  f"Add(half, {v})", f"Sub({v}, k)", f"Relu({v})", f"LeakyRelu({v})", f"Erf({v})", f"Add({v}, {v})", f"Tanh({v})",
                  f"Reshape({v}, sh)  [r{i}] v{i} = Reshape(t{i}, flat)", f"Transpose({v})  [r{i}] v{i} = Transpose(t{i})"]  # fmt: skip
-        call = calls[rng.integers(len(calls))]
+        call = calls[rng.integers(len(calls))] if i < 8 else "MatMul(v7, w8)"
         if f"w{i}" in call:
             weights.append(f"float[6,6] w{i}")
         if f"b{i}" in call:

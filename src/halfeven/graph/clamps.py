@@ -1,5 +1,6 @@
 """Clamps: Relu, Clip and Min with constant bounds, and whether codes make them idle."""
 
+import numpy as np
 import onnx_ir as ir
 
 from halfeven.graph import ops
@@ -10,19 +11,23 @@ CLAMPS = frozenset({"Relu", "Clip", "Min"})
 
 
 def clamp_bounds(node: ir.Node) -> tuple[float, float]:
-    """Lower and upper bound of a Relu, Clip or Min; infinite where there is none or it is not constant.
+    """Lower and upper bound of a Relu, Clip or Min: infinite where there is none, NaN where it is not constant.
 
     Of a Min with a bound for each channel, the least.
     """
     if node.op_type == "Relu":
         return 0.0, float("inf")
     if node.op_type == "Min":
-        bounds = [array_at(node, port) for port in range(1, len(node.inputs))]
-        return float("-inf"), min((float(b.min()) for b in bounds if b is not None), default=float("nan"))
-    low, high = (array_at(node, port) for port in (1, 2))
-    minimum = ops.attribute(node, "min", float("-inf")) if low is None else low
-    maximum = ops.attribute(node, "max", float("inf")) if high is None else high
-    return float(minimum), float(maximum)
+        return float("-inf"), min((_bound(node, port, np.nan) for port in range(1, len(node.inputs))), default=np.nan)
+    low = _bound(node, 1, float(ops.attribute(node, "min", -np.inf)))
+    return low, _bound(node, 2, float(ops.attribute(node, "max", np.inf)))
+
+
+def _bound(node: ir.Node, port: int, absent: float) -> float:
+    if port >= len(node.inputs) or node.inputs[port] is None:
+        return absent
+    array = array_at(node, port)
+    return float("nan") if array is None or array.size == 0 else float(array.min())
 
 
 def idle(node: ir.Node, params: QParams) -> bool:

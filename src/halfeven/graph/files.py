@@ -17,7 +17,7 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     path = Path(path)
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=".halfeven-", dir=path.parent)
     except OSError as error:
         raise BadOption(f"'{path}' cannot be written: {error.strerror}. Choose another folder with -o.") from error
     try:

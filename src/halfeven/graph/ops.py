@@ -87,7 +87,7 @@ FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 
 
 def weight_axis(node: ir.Node, port: int) -> int | None:
-    """The output-channel axis of the weight at `port`, or None where only one scale for all fits the kernels."""
+    """The output-channel axis of the weight at `port`, or None where one scale a channel cannot leave the sum."""
     tensor = constant_of(node.inputs[port])
     rank = 0 if tensor is None else len(tensor.shape)
     match node.op_type:
@@ -99,7 +99,7 @@ def weight_axis(node: ir.Node, port: int) -> int | None:
             return 1 if attribute(node, "group", 1) == 1 else None
         case "Gemm":
             return 0 if attribute(node, "transB", 0) else 1
-        case "MatMul" if rank == 2:
+        case "MatMul":
             return rank - 1 if port == 1 else rank - 2
     return None
 

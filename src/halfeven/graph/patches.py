@@ -21,8 +21,10 @@ def patches(node: ir.Node, x: Array, limit: int) -> Array | None:
         limit: How many vectors at most for each item of the batch.
 
     Returns:
-        Shape (groups, vectors, k), k as in `matrix_of`; None for a node without that form.
+        Shape (groups, vectors, k), k as in `matrix_of`; None for a node without that form, or no vectors.
     """
+    if x.size == 0:
+        return None
     if node.op_type in ("Gemm", "MatMul"):
         rows = x.reshape(-1, x.shape[-1])
         return rows[_spread(len(rows), limit)][None]

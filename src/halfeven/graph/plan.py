@@ -13,9 +13,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from halfeven.errors import BadOption
+import numpy as np
+
+from halfeven.errors import BadOption, QuantError
 from halfeven.graph.files import write_text
 from halfeven.numerics.scheme import QParams, Scheme
 
@@ -60,7 +62,10 @@ class Quantizer:
         """The inverse of `to_json`."""
         scheme = Scheme.from_json(data["scheme"])
         params = QParams.from_json(scheme, data["params"]) if "params" in data else None
-        return cls(scheme, data["reason"], data.get("role", "activation"), params, data.get("method", ""))
+        role = data.get("role", "activation")
+        if role not in get_args(Role):
+            raise ValueError(f"role {role!r} is none of {', '.join(get_args(Role))}")
+        return cls(scheme, _text(data["reason"]), role, params, _text(data.get("method", "")))
 
 
 @dataclass(frozen=True)
@@ -114,15 +119,23 @@ class Plan:
         """
         if not isinstance(data, dict) or data.get("halfeven_plan") != VERSION:
             raise BadOption(f'Not a plan: expected a JSON object with "halfeven_plan": {VERSION}.')
-        groups, sites = {}, {}
+        groups: dict[int, Quantizer] = {}
+        sites: dict[Site, int] = {}
         try:
             for entry in data["groups"]:
-                groups[int(entry["id"])] = Quantizer.from_json(entry)
-                for site in entry["sites"]:
-                    sites[Site(*site)] = int(entry["id"])
-            return cls(groups, sites, {str(k): str(v) for k, v in data["floats"].items()})
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadOption(f"Plan: a group is malformed ({type(error).__name__}: {error}).") from error
+                group = _whole(entry["id"], "id")
+                if group in groups:
+                    raise ValueError(f"group {group} stands twice")
+                groups[group] = Quantizer.from_json(entry)
+                for place in entry["sites"]:
+                    site = _site(place)
+                    if site in sites:
+                        raise ValueError(f"site {site} is in two groups")
+                    sites[site] = group
+            floats = {_text(k): _text(v) for k, v in dict(data["floats"]).items()}
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, QuantError) as error:
+            raise BadOption(f"Plan: an entry is malformed ({type(error).__name__}: {error}).") from error
+        return cls(groups, sites, floats)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON, beside and then renamed."""
@@ -146,6 +159,26 @@ class Plan:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"text was expected, found {value!r}")
+    return value
+
+
+def _whole(value: Any, what: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{what}: a whole number was expected, found {value!r}")
+    return value
+
+
+def _site(place: Any) -> Site:
+    if not isinstance(place, list) or len(place) not in (1, 3):
+        raise TypeError(f"a site is [value] or [value, consumer, port], found {place!r}")
+    return (
+        Site(_text(place[0])) if len(place) == 1 else Site(_text(place[0]), _text(place[1]), _whole(place[2], "port"))
+    )
+
+
 def difference(before: Plan, after: Plan) -> list[str]:
     """What changed between two plans, a sentence each, in the order of sites and nodes."""
     lines = []
@@ -155,9 +188,30 @@ def difference(before: Plan, after: Plan) -> list[str]:
             lines.append(f"{site}: {'was not quantized, now ' + str(new.scheme) if new else 'no longer quantized'}")
         elif old.scheme != new.scheme:
             lines.append(f"{site}: {old.scheme} became {new.scheme}")
-        elif (a := old.params) and (b := new.params) and a.to_json() != b.to_json():
-            lines.append(f"{site}: scale {a.scale.ravel()[0]:.6g} became {b.scale.ravel()[0]:.6g}")
-    for node in sorted(set(before.floats) ^ set(after.floats)):
-        now = "stays float: " + after.floats[node] if node in after.floats else "is now quantized"
-        lines.append(f"node '{node}' {now}")
+        else:
+            lines += [f"{site}: {change}" for change in _changes(old.params, new.params)]
+    for node in sorted(set(before.floats) | set(after.floats)):
+        was, now = before.floats.get(node), after.floats.get(node)
+        if was != now:
+            lines.append(f"node '{node}' " + ("is now quantized" if now is None else f"stays float: {now}"))
     return lines
+
+
+def _changes(old: QParams | None, new: QParams | None) -> list[str]:
+    """Where two sets of parameters differ; of many channels the first that does, and how many."""
+    if old is None or new is None:
+        return (
+            []
+            if old is new
+            else ["has no scale any more" if new is None else f"scale {new.scale.ravel()[0]:.6g} is new"]
+        )
+    found = []
+    for name, a, b in (("scale", old.scale, new.scale), ("zero point", old.zero_point, new.zero_point)):
+        if a.shape != b.shape:
+            found.append(f"{name} of shape {a.shape} became one of {b.shape}")
+            continue
+        where = np.flatnonzero(a.ravel() != b.ravel())
+        if where.size:
+            more = f" (channel {where[0]}, one of {where.size} that changed)" if a.size > 1 else ""
+            found.append(f"{name} {a.ravel()[where[0]]:.6g} became {b.ravel()[where[0]]:.6g}{more}")
+    return found

@@ -34,8 +34,10 @@ class IntGrid:
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 32:
             raise BadOption(f"IntGrid: {self.bits} bits asked for; integers of 1 to 32 bits exist.")
-        if self.narrow and (self.bits == 1 or not self.signed):
-            raise BadOption("IntGrid: a narrow grid drops the lowest code of a signed one of 2 bits or more.")
+        if self.narrow and self.bits == 1:
+            raise BadOption("IntGrid: 1 bit and narrow leaves one code; use narrow=False.")
+        if self.narrow and not self.signed:
+            raise BadOption("IntGrid: narrow drops the lowest code, which in an unsigned grid is 0; use narrow=False.")
 
     @property
     def low(self) -> int:

@@ -132,5 +132,12 @@ class QParams:
     def from_json(cls, scheme: Scheme, data: dict[str, Any]) -> "QParams":
         """The inverse of `to_json`."""
         shape = tuple(data["shape"])
-        scale = np.array(data["scale"], np.float32).reshape(shape)
-        return cls(scheme, scale, np.array(data["zero_point"], np.int32).reshape(shape))
+        zeros = [int(z) for z in data["zero_point"]]
+        low, high = min(scheme.grid.low, 0), max(scheme.grid.high, 0)
+        if zeros != list(data["zero_point"]) or not all(low <= z <= high for z in zeros):
+            raise BadOption(
+                f"QParams: zero points {data['zero_point'][:4]}; whole numbers from {low} to {high} are codes."
+            )
+        with np.errstate(over="ignore"):
+            scale = np.array(data["scale"], np.float64).astype(np.float32).reshape(shape)
+        return cls(scheme, scale, np.array(zeros, np.int32).reshape(shape))

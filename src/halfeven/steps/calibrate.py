@@ -29,6 +29,7 @@ from halfeven.stats.observation import Observation
 from halfeven.steps.observe import watched
 
 BIAS_LIMIT = float(2**30)
+MOST_CUT = 1.5
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Calibrate:
         bounds = clamp_limits(draft.model) if draft.target.clamps_in_range else {}
         for i, (group, values) in enumerate(sorted(members.items())):
             quantizer = self._activation(plan.groups[group], values, draft.stats, rules)
-            quantizer = _within(quantizer, [bounds[v] for v in values if v in bounds])
+            if all(v in bounds for v in values):
+                quantizer = _within(quantizer, [bounds[v] for v in values])
             plan = plan.with_group(group, quantizer)
             progress("calibrate", i + 1, len(members))
         plan, fixed = _constants(draft.model, plan)
@@ -98,14 +100,17 @@ class Calibrate:
 
 
 def _within(quantizer: Quantizer, bounds: list[float]) -> Quantizer:
-    """No code above what the clamps of the group let pass, so that saturation can replace them."""
+    """No code above what the clamps that make the group's tensors let pass, so that saturation can replace them.
+
+    After equalization a channel that was seen to stay low may pass a little above the least of its clamp's bounds; that
+    little is cut. Where more would be cut the clamp stays.
+    """
     params = quantizer.params
     if not bounds or params is None:
         return quantizer
     zero, scale, grid = float(params.zero_point.ravel()[0]), float(params.scale.ravel()[0]), params.scheme.grid
-    low, high = (grid.low - zero) * scale, (grid.high - zero) * scale
-    limit = min(bounds)
-    if high <= limit * (1 + 1e-6):
+    low, high, limit = (grid.low - zero) * scale, (grid.high - zero) * scale, max(bounds)
+    if not limit * (1 + 1e-6) < high <= limit * MOST_CUT:
         return quantizer
     return replace(quantizer, params=params_for(low, limit, params.scheme, params.scale.ndim))
 
@@ -113,7 +118,7 @@ def _within(quantizer: Quantizer, bounds: list[float]) -> Quantizer:
 def _constants(model: ir.Model, plan: Plan) -> tuple[Plan, list[str]]:
     """Parameters of weights and constant operands; weights widened where their bias needs it."""
     nodes = {node.name or "": node for node in model.graph}
-    notes = []
+    notes, free = [], set()
     for site, group in sorted(plan.sites.items()):
         quantizer = plan.groups[group]
         if quantizer.role == "weight" and quantizer.params is None:
@@ -124,22 +129,23 @@ def _constants(model: ir.Model, plan: Plan) -> tuple[Plan, list[str]]:
                 raise BadCalibration(f"Weight '{site.value}' holds NaN or infinity; it cannot be quantized.")
             params = params_of(x, quantizer.scheme)
             plan = plan.with_group(group, replace(quantizer, params=params, method="minmax"))
+            free.add(group)
     for site, group in sorted(plan.sites.items()):
         if plan.groups[group].role == "bias":
-            plan, widened = _fit_bias(nodes[site.consumer], plan)
+            plan, widened = _fit_bias(nodes[site.consumer], plan, free)
             if widened:
                 notes.append(f"'{site.consumer}': the weight scale of {widened} channels was raised for their bias")
     return plan, notes
 
 
-def _fit_bias(node: ir.Node, plan: Plan) -> tuple[Plan, int]:
-    """Raise weight scales until |bias| / (input scale * weight scale) stays below 2**30."""
+def _fit_bias(node: ir.Node, plan: Plan, free: set[int]) -> tuple[Plan, int]:
+    """Raise weight scales, unless pinned, until |bias| / (input scale * weight scale) stays below 2**30."""
     traits = ops.TRAITS[node.op_type]
     bias, name = array_at(node, traits.bias or 0), node.name or ""
     data = plan.seen_by(node.inputs[traits.data].name or "", name, traits.data)  # type: ignore[union-attr]
     group = next(g for s, g in plan.sites.items() if s.consumer == name and s.port == traits.weight)
     params = plan.groups[group].params
-    if bias is None or data is None or data.params is None or params is None:
+    if bias is None or data is None or data.params is None or params is None or group not in free:
         return plan, 0
     needed = np.abs(bias.astype(np.float64)) / (float(data.params.scale.ravel()[0]) * BIAS_LIMIT)
     old = params.scale

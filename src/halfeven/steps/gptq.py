@@ -105,11 +105,13 @@ def solve_gptq(weight: Doubles, scale: Doubles, form: Doubles, limits: tuple[int
     diagonal = np.einsum("gkk->gk", form)
     base = diagonal.mean(1, keepdims=True)
     base = np.where(base > 0, base, 1.0)
-    form = form + np.eye(k) * (damping * base)[:, :, None]
+    form = form / base[:, :, None] + np.eye(k) * damping
     order = np.argsort(-diagonal, axis=1, kind="stable")
     rows = np.arange(groups)[:, None]
     form = form[rows[:, :, None], order[:, :, None], order[:, None, :]]
-    factor = np.linalg.cholesky(np.linalg.inv(form)).transpose(0, 2, 1)
+    factor = _factor(form)
+    if factor is None:
+        return np.clip(np.rint(weight / scale), *limits)
     left = np.take_along_axis(weight, order[:, None, :], 2)
     steps = np.take_along_axis(scale, order[:, None, :], 2)
     codes = np.empty_like(left)
@@ -124,6 +126,15 @@ def solve_gptq(weight: Doubles, scale: Doubles, form: Doubles, limits: tuple[int
         left[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
     back = np.argsort(order, axis=1)
     return np.take_along_axis(codes, back[:, None, :], 2)
+
+
+def _factor(form: Doubles) -> Doubles | None:
+    """U with form^-1 = U^T U, upper; None where the numbers do not allow it (NaN, infinities, no positive diagonal)."""
+    try:
+        found: Doubles = np.linalg.cholesky(np.linalg.inv(form)).transpose(0, 2, 1)
+    except np.linalg.LinAlgError:
+        return None
+    return found if np.isfinite(found).all() else None
 
 
 BLOCK = 64

@@ -48,6 +48,7 @@ class Place:
         chosen, floats = choose(units, draft.target, draft.shapes, self.prefer)
         plan = _Placer(draft.model, draft.target, chosen).plan()
         named = {node.name or "": reason for unit, reason in floats.items() for node in unit.nodes}
+        named.update(_float_tails(chosen, plan))
         return replace(draft, plan=replace(plan, floats={**named, **_inner(draft.model)}))
 
 
@@ -107,6 +108,16 @@ def _rough_tables(model: ir.Model, target: Target) -> dict[str, str]:
         if quality < TABLE_SQNR:
             found[node.name or ""] = f"its table has outliers: int8 rows would keep {quality:.0f} dB of it"
     return found
+
+
+def _float_tails(chosen: Iterable[Unit], plan: Plan) -> dict[str, str]:
+    """Activations behind layers whose kernels hand floats on."""
+    reason = "its layer hands floats on, as no integer operator reads them"
+    return {
+        unit.nodes[-1].name or "": reason
+        for unit in chosen
+        if len(unit.nodes) > 1 and not any(site.value == unit.outputs[0].name for site in plan.sites)
+    }
 
 
 def _inner(model: ir.Model) -> dict[str, str]:
@@ -195,6 +206,8 @@ class _Placer:
         assert rule.weight is not None
         assert port is not None
         axis = ops.weight_axis(node, port) if rule.weight.tiling.axis is not None else None
+        if node.op_type == "MatMul" and len(ops.shape_of(node.inputs[port], {}) or ()) > 2:
+            axis = None  # batched weights: the kernels take one scale
         scheme = replace(rule.weight, tiling=PER_TENSOR if axis is None else per_channel(axis))
         weight, name = node.inputs[port], node.name or ""
         assert weight is not None

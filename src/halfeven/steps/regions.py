@@ -108,11 +108,25 @@ def _fits(node: ir.Node, rule: OpRule, target: Target) -> tuple[OpRule | None, s
             return None, why
         if (bias := ops.bias_of(node)) is not None and ops.constant_of(bias) is None:
             return None, "its bias is computed at run time"
+    elif op == "MaxPool" and len(node.outputs) > 1:
+        return None, "MaxPool with indices has no integer kernel"
+    elif rule.output == "as_input" and (why := _odd_filling(node)):
+        return None, why
     elif not rule.constants and len(ops.data_ports(node)) < 2:
         return None, f"{op} with a constant: {target.name} fuses it into its neighbour in float"
     elif rule.ports is None and op in ("Add", "Mul", "Sub") and not ops.data_ports(node):
         return None, "constant arithmetic"
     return rule, ""
+
+
+def _odd_filling(node: ir.Node) -> str:
+    """Why constants among moved codes forbid it; empty when there are none, or a Pad's is zero."""
+    held = [(port, t) for port, v in enumerate(node.inputs) if (t := ops.constant_of(v)) and t.dtype in ops.FLOATS]
+    if node.op_type == "Concat" and held:
+        return "a constant among the tensors that share one scale"
+    if node.op_type == "Pad" and any(port == 2 and t.numpy().any() for port, t in held):
+        return "it pads with another value than zero"
+    return ""
 
 
 def _odd_gemm(node: ir.Node) -> str:

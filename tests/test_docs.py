@@ -1,0 +1,202 @@
+"""Promised: what the documentation shows runs on the shipped network; its links resolve; each page has its Chinese twin
+with the same headings and the same examples; its tables name all there is, with the defaults that hold.
+
+Executed are the ```python blocks and those marked ```bash run, of each English page in its order, in one folder that
+holds the files of the demo. A ```toml block is written to the file that its first line names.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from halfeven import errors
+from halfeven.cli import build_parser
+from halfeven.data.preprocess import CHOICES, PRESETS
+from halfeven.options import all_options
+from halfeven.stats.estimate import METHODS
+from halfeven.targets import TARGETS
+
+ROOT = Path(__file__).parents[1]
+DEMO = Path(errors.__file__).parent / "demo"
+NAMES = (
+    *("getting-started", "options", "data", "targets", "calibration", "plan", "how-it-works", "glossary"),
+    "benchmarks",
+)
+TWINS = {"README.md": "README.zh-CN.md", **{f"docs/{name}.md": f"docs/zh/{name}.md" for name in NAMES}}
+BLOCK = re.compile(r"^```(\w*)( run)?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="the documents are not here")
+each_page = pytest.mark.parametrize("page", TWINS)
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text("utf-8")
+
+
+def examples(page: str) -> list[tuple[str, str]]:
+    """Language and text of the blocks that are executed or written."""
+    found = [(lang, text) for lang, run, text in BLOCK.findall(text_of(page)) if lang in ("python", "toml") or run]
+    assert all(lang in ("python", "toml", "bash") for lang, _ in found)
+    return found
+
+
+def needs_torch(text: str) -> bool:
+    return "import torch" in text
+
+
+def run_examples(blocks: list[tuple[str, str]], folder: Path) -> None:
+    """Run blocks one after another in `folder`, where `halfeven` is this interpreter's."""
+    for name in ("fashion_mnist_mbv2.onnx", "calibration.npz", "test.npz"):
+        shutil.copy(DEMO / name, folder / name)
+    commands = folder / "commands"
+    commands.mkdir()
+    (commands / "halfeven").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m halfeven "$@"\n')
+    (commands / "halfeven").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
+    for language, text in blocks:
+        if language == "toml":
+            (folder / text.splitlines()[0].removeprefix("# ")).write_text(text, "utf-8")
+            continue
+        words = [sys.executable, "-c", text] if language == "python" else ["bash", "-euc", text]
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+
+
+@each_page
+def test_the_examples_of_a_page_run(page: str, tmp_path: Path) -> None:
+    blocks = [(language, text) for language, text in examples(page) if not needs_torch(text)]
+    if shutil.which("bash") is None:
+        blocks = [(language, text) for language, text in blocks if language != "bash"]
+    run_examples(blocks, tmp_path)
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
+def test_the_examples_with_pytorch_run(tmp_path: Path) -> None:
+    blocks = [(language, text) for page in TWINS for language, text in examples(page) if needs_torch(text)]
+    assert blocks
+    run_examples(blocks, tmp_path)
+
+
+@each_page
+def test_a_chinese_page_has_the_same_headings_and_the_same_examples(page: str) -> None:
+    levels = [[len(marks) for marks, _ in headings(name)] for name in (page, TWINS[page])]
+    assert levels[0] == levels[1]
+    assert examples(page) == examples(TWINS[page])
+
+
+def prose(page: str) -> str:
+    """The page without its blocks."""
+    return BLOCK.sub("", text_of(page))
+
+
+def headings(page: str) -> list[tuple[str, str]]:
+    return HEADING.findall(prose(page))
+
+
+def anchors(page: str) -> set[str]:
+    """The headings as GitHub turns them into anchors."""
+    plain = (re.sub(r"[^\w\- ]", "", text.lower()) for _, text in headings(page))
+    return {text.strip().replace(" ", "-") for text in plain}
+
+
+def documents() -> Iterator[str]:
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")):
+        yield path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", sorted(documents()))
+def test_links_lead_to_files_and_headings_that_exist(page: str) -> None:
+    for link in LINK.findall(prose(page)):
+        if link.startswith(("http://", "https://", "mailto:")):
+            continue
+        name, _, anchor = link.partition("#")
+        file = (ROOT / page).parent / name if name else ROOT / page
+        assert file.resolve().is_relative_to(ROOT.resolve()), link
+        assert file.exists(), f"{page}: {link}"
+        if anchor:
+            assert anchor in anchors(file.resolve().relative_to(ROOT.resolve()).as_posix()), f"{page}: {link}"
+
+
+@pytest.mark.parametrize("tool", ["make_options_page.py", "make_results_table.py"])
+def test_generated_tables_are_up_to_date(tool: str) -> None:
+    command = [sys.executable, str(ROOT / "tools" / tool), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"run python tools/{tool}\n{done.stdout}{done.stderr}"
+
+
+def table_rows(page: str) -> list[list[str]]:
+    """The cells of all table lines."""
+    lines = [line for line in prose(page).splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+@pytest.mark.parametrize("page", ["docs/options.md", "docs/zh/options.md"])
+def test_the_options_page_has_every_option_with_its_default(page: str) -> None:
+    rows = {row[1]: row for row in table_rows(page) if len(row) == 5}
+    for option in all_options().values():
+        command, _, file, default, meaning = rows[f"`{option.name}`"]
+        assert command.startswith(f"`{option.flag} ")
+        assert file == f"`[{option.step}] {option.field}`"
+        assert default == f"`{'[]' if option.many else option.default}`"
+        assert meaning
+
+
+@pytest.mark.parametrize("page", ["docs/options.md", "docs/zh/options.md"])
+@pytest.mark.parametrize("command", ["quantize", "calibrate", "inspect", "verify", "demo"])
+def test_the_options_page_has_every_flag_of_the_command_line(page: str, command: str) -> None:
+    commands = next(a for a in build_parser(command)._actions if a.dest == "command").choices
+    text = text_of(page)
+    flags = {flag for action in commands[command]._actions for flag in action.option_strings} - {"-h"}  # type: ignore[index]
+    assert {flag for flag in flags if not re.search(rf"`(-o`, `)?{flag}[ `]", text) and flag != "-o"} == set()
+
+
+def test_presets_estimators_targets_and_exit_codes_are_all_documented() -> None:
+    words = [("docs/data.md", w) for w in (*PRESETS, *(choice for c in ("resize", "filter") for choice in CHOICES[c]))]
+    words += [("docs/calibration.md", name) for name in METHODS] + [("docs/targets.md", name) for name in TARGETS]
+    kinds = errors.QuantError.__subclasses__()
+    assert kinds
+    for page, word in words:
+        for name in (page, TWINS[page]):
+            assert f"`{word}`" in text_of(name), f"{name}: {word}"
+    for page in ("README.md", "README.zh-CN.md"):
+        codes = {row[0] for row in table_rows(page)}
+        assert {str(kind.exit_code) for kind in kinds} | {"0", "1", "130"} <= codes
+
+
+COLUMNS = {"onnxruntime": 1, "onnxruntime-arm": 1, "openvino": 2, "tensorrt": 3, "integer": 4}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_table_of_operators_is_that_of_the_targets(target: str) -> None:
+    rules, seen = TARGETS[target].rules, set()
+    for row in table_rows("docs/targets.md"):
+        if len(row) != 5 or row[COLUMNS[target]] not in ("yes", "no", "nearest", "of two tensors"):
+            continue
+        for op in re.findall(r"[A-Z]\w+", row[0]):
+            rule = TARGETS[target].rule(op)
+            cell = "no" if rule is None else "nearest" if rule.where else "yes" if rule.constants else "of two tensors"
+            assert row[COLUMNS[target]] == cell, op
+            seen.add(op)
+    assert {op for rule in rules for op in rule.ops} <= seen
+    assert {op for rule in rules for op in rule.fuses} == {"Relu", "Clip"}
+
+
+def test_the_readme_runs_the_tests_as_the_makefile_does() -> None:
+    makefile, readme = text_of("Makefile"), text_of("README.md")
+    start = readme.index("Without `make`, the tests are run by")
+    (commands,) = re.findall(r"```bash\n(.*?)```", readme[start : readme.index("## Use")], re.DOTALL)
+    recipe = makefile[makefile.index("\ntest:") : makefile.index("\nclean:")]
+    shown = [line for line in commands.splitlines() if "venv .venv" not in line and "pip install" not in line]
+    assert shown == [f".venv{line}" for line in re.findall(r"^\t\$\(VENV\)(/bin/.*)", recipe, re.MULTILINE)]
+    assert "-c constraints.txt" in makefile
+    assert "-e '.[test,torch]'" in makefile
+    assert "-m pip install -c constraints.txt -e '.[test,torch]'" in commands
