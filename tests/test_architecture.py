@@ -29,18 +29,18 @@ LAYERS = (
     {"options", "feeding"},
     {"api"},
     {"halfeven", "demo"},
-    {"cli", "commands", "completions", "progress", "__main__"},
+    {"cli", "commands", "completions", "printing", "progress", "__main__"},
 )
 HEIGHTS = {name: height for height, names in enumerate(LAYERS) for name in names}
 DOORS = {
     "PIL": r"data/\w+\.py",
     "halfeven.numerics._native": r"numerics/native\.py",
-    "numpy": r"(?!errors|version|cli|commands|completions|progress|__init__|__main__).*",
+    "numpy": r"(?!errors|version|cli|commands|completions|printing|progress|__init__|__main__).*",
     "onnx": r"(graph|run|export)/\w+\.py",
     "onnx_ir": r"(graph|run|steps|export|report)/\w+\.py|(draft|feeding|api)\.py",
     "onnxruntime": r"run/ort\.py",
     "onnxscript": r"run/torch\w*\.py",
-    "rich": r"(cli|commands|progress)\.py",
+    "rich": r"(printing|progress)\.py",
     "torch": r"run/torch\w*\.py",
 }
 INSIDE_FUNCTIONS = {"PIL", "onnxruntime", "onnxscript", "torch"}

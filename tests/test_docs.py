@@ -86,6 +86,16 @@ def test_the_examples_with_pytorch_run(tmp_path: Path) -> None:
     run_examples(blocks, tmp_path)
 
 
+def test_a_command_on_the_demo_network_that_is_not_executed_on_its_page_is_executed_on_another() -> None:
+    run = {
+        line for page in TWINS for language, text in examples(page) if language == "bash" for line in text.splitlines()
+    }
+    for page in TWINS:
+        for language, marked, text in BLOCK.findall(text_of(page)):
+            lines = text.splitlines() if language == "bash" and not marked else []
+            assert {line for line in lines if "fashion_mnist" in line} <= run, page
+
+
 @each_page
 def test_a_chinese_page_has_the_same_headings_and_the_same_examples(page: str) -> None:
     levels = [[len(marks) for marks, _ in headings(name)] for name in (page, TWINS[page])]

@@ -6,6 +6,8 @@
 The English texts are those below the fields; an option without a Chinese text in CHINESE is an error.
 """
 
+# ruff: noqa: RUF001  Chinese punctuation is meant
+
 import argparse
 from pathlib import Path
 

@@ -8,6 +8,8 @@ One row a network. Of ONNX Runtime's methods (min-max, percentile, entropy) the 
 `benchmarks/accuracy.py` makes accuracy.json; what was not measured is shown as a dash.
 """
 
+# ruff: noqa: RUF001  Chinese punctuation is meant
+
 import argparse
 import json
 import sys
@@ -24,7 +26,7 @@ Row = Mapping[str, Any]
 
 # network: what it is and how many samples judge it, in English and in Chinese
 NETWORKS = {
-    "mobilenet_v2": ("MobileNetV2, ImageNet, 556 photos, 356 labelled", "MobileNetV2，ImageNet，556 张照片，356 张有标签"),
+    "mobilenet_v2": ("MobileNetV2, 556 photos, 356 labelled", "MobileNetV2，556 张照片，356 张有标签"),
     "fmnist_mbv2": ("small MobileNetV2, Fashion-MNIST, 10,000", "小型 MobileNetV2，Fashion-MNIST，10000 张"),
     "fmnist_resnet": ("small ResNet, Fashion-MNIST, 10,000", "小型 ResNet，Fashion-MNIST，10000 张"),
     "ppocr_det": ("PP-OCR text detection, 40 pages", "PP-OCR 文本检测，40 页"),
@@ -77,12 +79,12 @@ def results_table(language: int) -> str:
         ]
         known = METRICS.get(metric, (metric, metric))[language]
         before = _figure(floats.get(network, {}), "value", ".4f")
-        lines.append((names[language], known, before, *pairs, PEERS.get(str(peer.get("tool")), "–")))
+        lines.append((names[language], known, before, *pairs, PEERS.get(str(peer.get("tool")), "-")))
     return table(HEADS[language], lines)
 
 
 def _figure(row: Row, key: str, form: str) -> str:
-    return format(row[key], form) if key in row else "–"
+    return format(row[key], form) if key in row else "-"
 
 
 def pages() -> dict[Path, str]:

@@ -1,9 +1,11 @@
 """The command line: `halfeven quantize | calibrate | inspect | verify | demo | completions`.
 
-Exit status: 0 done; 1 an unexpected fault; 2 wrong options, configuration or unwritable output; 3 the model; 4 the data;
-5 the target (nothing could be quantized); 130 interrupted. Errors are one sentence on standard error; --debug shows the
-traceback. Nothing heavy is imported before a command needs it: options of steps, and the values that some options
-take, are added to the command that runs only, as they need the steps to be imported.
+Exit status: 0 done; 1 an unexpected fault; 2 wrong options, configuration or unwritable output; 3 the model; 4 the
+data; 5 the target (nothing could be quantized); 130 interrupted. Errors are one sentence on standard error; --debug
+shows the traceback.
+
+Nothing heavy is imported before a command needs it: options of steps, and the values that some options take, are added
+only to the command that runs, as they need the steps to be imported.
 """
 
 import argparse
@@ -57,12 +59,21 @@ EXAMPLES = {
         'eval "$(halfeven completions zsh)"    in .zshrc',
     ),
 }
+USAGES = {
+    "quantize": "quantize MODEL [--data DATA] [-o FILE]",
+    "calibrate": "calibrate MODEL --data DATA -o FILE",
+    "inspect": "inspect MODEL [--data DATA]",
+    "verify": "verify MODEL QUANTIZED --data DATA",
+    "demo": "demo [-o FOLDER]",
+    "completions": "completions bash|zsh|fish",
+}
 DATA = "pictures, recordings, .npz, .npy, or a text file of paths"
 STEPS_OF = {
     "quantize": ("simplify", "place", "equalize", "observe", "calibrate", "gptq"),
     "calibrate": ("simplify", "place", "equalize", "observe"),
     "inspect": ("simplify", "place"),
 }
+METAVARS = {"keep_float": "PATTERN", "tensors": "PATTERN=METHOD", "calibrate": "METHOD"}
 WITHOUT = {"calibrate": ("observe_moments", "observe_vectors")}
 
 
@@ -97,6 +108,7 @@ def build_parser(command: str | None = None) -> Parser:
             epilog="\n  ".join(("examples:" if len(examples) > 1 else "example:", *examples)),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
+            usage=f"halfeven {USAGES.get(name, name)} [options]",
         )
         arguments(sub)
         if name in STEPS_OF:
@@ -183,7 +195,7 @@ def _target_options(sub: argparse.ArgumentParser, command: str, *, complete: boo
     if complete:
         from halfeven.targets import TARGETS
 
-        _choice(sub, "--target", tuple(TARGETS), text, metavar="TARGET")
+        _choice(sub, "--target", tuple(TARGETS), f"{text}: {', '.join(TARGETS)}", metavar="TARGET")
     else:
         sub.add_argument("--target", metavar="TARGET", help=text)
     sub.add_argument("--config", metavar="FILE", help="TOML file with the same options; flags overrule it")
@@ -199,7 +211,7 @@ def _step_options(sub: argparse.ArgumentParser, command: str) -> None:
         if option.step not in STEPS_OF[command] or option.name in WITHOUT.get(command, ()):
             continue
         text = option.help.replace("%", "%%")
-        dest, metavar = f"step:{option.name}", option.field.upper()
+        dest, metavar = f"step:{option.name}", METAVARS.get(option.name, option.field.upper())
         if option.many:
             group.add_argument(option.flag, action="append", dest=dest, metavar=metavar, help=f"{text} Repeatable.")
         elif option.choices:

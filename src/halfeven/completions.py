@@ -79,7 +79,10 @@ complete -o filenames -F _halfeven halfeven
 
 
 def _zsh() -> str:
-    return "#compdef halfeven\nautoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n" + _bash()
+    return (
+        "#compdef halfeven\nautoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n"
+        + _bash()
+    )
 
 
 def _fish() -> str:

@@ -13,6 +13,7 @@ from halfeven.data.preprocess import Preprocess, parse_preprocess
 from halfeven.data.sample import InputSpec, Sample, Source
 from halfeven.data.source import open_source
 from halfeven.data.synthetic import Synthetic
+from halfeven.errors import UnsupportedModel
 from halfeven.run.specs import index_limits, input_specs
 
 HELD_OUT = 32
@@ -21,27 +22,40 @@ FEWEST = 5
 
 @dataclass
 class Checked:
-    """Samples that can be iterated again; each pass leaves out what is unusable, the first one keeps the score."""
+    """Samples that can be iterated again; each pass leaves out what is unusable.
+
+    `findings` are those of the longest pass; `check` has seen each sample once, however often it passed.
+    """
 
     source: Source
     specs: list[InputSpec]
-    passed: int = 0
-    findings: Findings | None = None
-    seen: DataCheck | None = None
+    findings: Findings = field(default_factory=Findings)
+    check: DataCheck = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Nothing has passed."""
+        self.check = DataCheck(self.specs)
+
+    @property
+    def passed(self) -> int:
+        """How many samples the longest pass gave."""
+        return self.check.count
+
+    def __length_hint__(self) -> int:
+        """The number of samples, the unusable included; 0 if only a pass would tell."""
+        return self.source.count or 0
 
     def __iter__(self) -> Iterator[tuple[str, Sample]]:
         """Yield label and feeds."""
         samples, findings = checked(self.source, self.specs)
-        check = DataCheck(self.specs)
-        count = 0
-        for label, feeds in read_ahead(samples):
-            if count >= self.passed:
-                check.add(feeds)
-            count += 1
-            yield label, feeds
-            if count > self.passed:
-                self.passed, self.findings = count, findings
-                self.seen = check if self.seen is None or count == check.count else self.seen
+        try:
+            for i, (label, feeds) in enumerate(read_ahead(samples)):
+                if i == self.check.count:
+                    self.check.add(feeds)
+                yield label, feeds
+        finally:
+            if findings.seen >= self.findings.seen:
+                self.findings = findings
 
 
 @dataclass
@@ -60,10 +74,10 @@ class Feed:
         """What was noticed about the data, in sentences."""
         said = list(self.notes)
         for part in (self.calibration, self.held_out):
-            if part.findings is not None:
-                said += part.findings.sentences()
-        if self.calibration.seen is not None and self.calibration.seen.count > 1:
-            said += self.calibration.seen.findings(self.preprocess)
+            if not isinstance(part.source, Synthetic):
+                said += [*part.source.notes, *part.findings.sentences()]
+        if self.calibration.passed > 1 and not isinstance(self.calibration.source, Synthetic):
+            said += self.calibration.check.findings(self.preprocess)
         return tuple(dict.fromkeys(said))
 
     def some(self, count: int) -> Iterator[tuple[str, Sample]]:
@@ -71,45 +85,60 @@ class Feed:
         return islice(self.calibration, count)
 
 
-def open_data(model: ir.Model, data: Any, settings: Mapping[str, Any], *, held_out: bool) -> Feed:
-    """Open what a job runs on; without data, synthetic samples.
+def open_data(
+    model: ir.Model, data: Any, settings: Mapping[str, Any], *, held_out: bool, measured: bool = False
+) -> Feed:
+    """Open what a job runs on; without data, synthetic samples. `measured`: the scales come from statistics.
 
     Every n-th sample is held out to verify with (a fifth, at most 32), unless `settings["holdout"]` gives other data,
     or there are so few that all must do both; then a note says so.
+
+    Raises:
+        UnsupportedModel: the model has no inputs.
+        BadOption, BadCalibration: see `open_source`.
     """
     specs = input_specs(model)
+    if not specs:
+        raise UnsupportedModel("The model has no inputs: it always computes the same, so there is nothing to measure.")
     options = settings.get("preprocess")
     preprocess = parse_preprocess(options) if options is not None else None
+    others: dict[str, Any] = {"preprocess": preprocess, "labels": settings.get("labels")}
     if data is None:
-        seed = int(settings.get("seed") or 0)
-        limits = index_limits(model)
-        source: Source = Synthetic(specs, limits, seed=seed)
-        other: Source = Synthetic(specs, limits, count=8, seed=seed + 1)
-        note = "the figures compare float and INT8 on synthetic samples too: they say little about real data"
-        feed = Feed(Checked(source, specs), Checked(other, specs), {}, source.digest, None, False, [*source.notes])
-        feed.notes += [note] if held_out else []
+        judges = held_out and settings.get("holdout") is None
+        feed = _synthetic(model, specs, int(settings.get("seed") or 0), judges, measured)
+        if settings.get("holdout") is not None:
+            judged = open_source(settings["holdout"], specs, **others)
+            feed.held_out, feed.labels = Checked(judged, specs), judged.labels
         return feed
-    source = open_source(
-        data, specs, preprocess=preprocess, limit=settings.get("limit"), labels=settings.get("labels")
-    )
-    notes = list(source.notes)
+    source = open_source(data, specs, limit=settings.get("limit"), **others)
+    notes: list[str] = []
     calibration, judged = source, source
     if settings.get("holdout") is not None:
-        judged = open_source(settings["holdout"], specs, preprocess=preprocess, labels=settings.get("labels"))
-        notes += judged.notes
+        judged = open_source(settings["holdout"], specs, **others)
     elif held_out:
-        calibration, judged, more = _divide(source)
-        notes += more
+        calibration, judged, notes = _divide(source)
     colored = preprocess is not None and len(specs) == 1 and (specs[0].rank == 4)
     return Feed(
         Checked(calibration, specs), Checked(judged, specs), judged.labels, source.digest, preprocess, colored, notes
     )
 
 
+def _synthetic(model: ir.Model, specs: list[InputSpec], seed: int, held_out: bool, measured: bool) -> Feed:
+    """Noise, and other noise to judge with."""
+    limits = index_limits(model)
+    source, judged = Synthetic(specs, limits, seed=seed), Synthetic(specs, limits, count=8, seed=seed + 1)
+    notes = [] if measured else [*source.notes]
+    if held_out:
+        notes.append("the figures compare float and INT8 on synthetic samples: they say little about real data")
+    return Feed(Checked(source, specs), Checked(judged, specs), {}, source.digest, None, False, notes)
+
+
 def _divide(source: Source) -> tuple[Source, Source, list[str]]:
     count = source.count
-    if count is not None and count < FEWEST:
+    if count is None:  # a loader: it is counted, so that it is divided as an array of the same samples is
+        count = sum(1 for _ in source.readers())
+    if count < FEWEST:
         return source, source, [f"there are only {count} samples: the figures are of those the scales were made from"]
-    every = 5 if count is None else max(5, count // HELD_OUT)
+    every = max(5, -(-count // HELD_OUT))
     held = Part(source, every, held=True)
     return Part(source, every, held=False), held, []

@@ -11,14 +11,17 @@ A field is called STEP_FIELD; the few that everybody uses have the short names o
 
 import ast
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, fields, replace
 from difflib import get_close_matches
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, get_args
 
 from halfeven.draft import Step
 from halfeven.errors import BadOption
+from halfeven.export.interface import TYPES
+from halfeven.stats.estimate import method_named
 from halfeven.steps.calibrate import Calibrate
 from halfeven.steps.equalize import Equalize
 from halfeven.steps.gptq import Gptq
@@ -26,6 +29,7 @@ from halfeven.steps.observe import Observe
 from halfeven.steps.place import Place
 from halfeven.steps.simplify import Simplify
 from halfeven.steps.trace import Trace
+from halfeven.targets import TARGETS
 
 STEPS: dict[str, type[Step]] = {
     "simplify": Simplify,
@@ -44,6 +48,18 @@ SHORT = {
     ("place", "keep_float"): "keep_float",
     ("place", "prefer"): "prefer",
 }
+KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+LIMITS: dict[str, tuple[float, float]] = {  # by name; of other numbers: 0 or more
+    "simplify_opset": (13, inf),
+    "equalize_limit": (1, inf),
+    "equalize_headroom": (1, inf),
+    "observe_elements": (1, inf),
+    "observe_vectors": (1, inf),
+    "percentile": (50.01, 100),
+    "gptq_damping": (1e-9, inf),
+}
+COUNTS = {"limit": 1, "seed": 0}
+WORDS = {"target": tuple(TARGETS), "io": tuple(TYPES)}
 
 
 @dataclass(frozen=True)
@@ -81,7 +97,9 @@ def _option(step: str, f: "Field[Any]", text: str) -> Option:
     choices = tuple(str(c) for c in get_args(f.type)) if str(f.type).startswith("typing.Literal") else ()
     many = isinstance(f.default, tuple)
     name = SHORT.get((step, f.name), f"{step}_{f.name}")
-    return Option(step, f.name, name, str if many or choices else kind, many, choices, f.default, " ".join(text.split()))
+    return Option(
+        step, f.name, name, str if many or choices else kind, many, choices, f.default, " ".join(text.split())
+    )
 
 
 def _field_texts(cls: type) -> dict[str, str]:
@@ -99,7 +117,7 @@ def make_steps(options: Mapping[str, object], skip: tuple[str, ...] = ()) -> dic
     """The default steps with options set.
 
     Raises:
-        BadOption: an unknown option or step to skip, or a value of the wrong kind.
+        BadOption: an unknown option or step to skip, or a value of the wrong kind or out of range.
     """
     known = all_options()
     for name in skip:
@@ -110,53 +128,114 @@ def make_steps(options: Mapping[str, object], skip: tuple[str, ...] = ()) -> dic
         option = known.get(name)
         if option is None:
             raise BadOption(f"There is no option '{name}'.{_near(name, known)}")
+        fitting = _fitting(option, value, option.flag)
         if option.step in steps:
-            steps[option.step] = replace(steps[option.step], **{option.field: _fitting(option, value)})  # type: ignore[type-var]
+            steps[option.step] = replace(steps[option.step], **{option.field: fitting})  # type: ignore[type-var]
     return steps
 
 
-def _fitting(option: Option, value: object) -> object:
+def _fitting(option: Option, value: object, where: str) -> object:
+    """The value in the option's kind, if it has it."""
     if option.many:
-        items = (value,) if isinstance(value, str) else tuple(value)  # type: ignore[arg-type]
-        return tuple(str(item) for item in items)
-    if option.choices and value not in option.choices:
-        raise BadOption(f"{option.flag} {value!r}: choose one of {', '.join(option.choices)}.")
+        return _texts(value, where, option.name)
+    if option.choices:
+        if value not in option.choices:
+            near = _nearest(value, option.choices)
+            raise BadOption(f"{where} {value!r}: choose one of {', '.join(option.choices)}.{near}")
+        return value
     if option.kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     if not isinstance(value, option.kind) or isinstance(value, bool) is not (option.kind is bool):
-        raise BadOption(f"{option.flag} {value!r}: expected {option.kind.__name__}, for instance {option.default!r}.")
+        raise BadOption(f"{where} {value!r}: expected {KINDS[option.kind]}, for instance {option.default!r}.")
+    if option.name == "calibrate":
+        method_named(str(value))
+    if isinstance(value, int | float):
+        low, high = LIMITS.get(option.name, (0, inf))
+        if not (low <= value <= high and isfinite(value)):
+            limits = f"at least {low:g}" if high == inf else f"from {low:g} to {high:g}"
+            raise BadOption(f"{where} {value}: expected {KINDS[option.kind]} {limits}, for instance {option.default}.")
     return value
 
 
-def _near(name: str, known: Mapping[str, object]) -> str:
-    near = get_close_matches(name, known, 1)
-    return f" Did you mean '{near[0]}'?" if near else f" There are: {', '.join(known)}."
+def _texts(value: object, where: str, name: str) -> tuple[str, ...]:
+    """One text or several, as a tuple."""
+    items = (value,) if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+        raise BadOption(f"{where} {value!r}: expected texts, for instance {name}=['head/*'].")
+    return tuple(items)
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    return _nearest(name, known) or f" There are: {', '.join(known)}."
+
+
+def _nearest(word: object, known: Iterable[str]) -> str:
+    near = get_close_matches(str(word), known, 1)
+    return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def read_config(path: str | Path, settings: tuple[str, ...]) -> tuple[dict[str, object], dict[str, object]]:
     """A TOML file: top-level `settings`, and options in tables named after steps.
 
     Raises:
-        BadOption: the file cannot be read, or holds an unknown table or key.
+        BadOption: the file cannot be read, or holds an unknown table or key, or a value of the wrong kind.
     """
     import tomllib
 
+    where = f"--config '{path}':"
     try:
         data = tomllib.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadOption(f"--config '{path}' cannot be read: {error}.") from error
-    by_field = {(o.step, o.field): o.name for o in all_options().values()}
+    except OSError as error:
+        raise BadOption(f"{where} it cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise BadOption(f"{where} it is not TOML: {error}.") from error
     top: dict[str, object] = {}
     options: dict[str, object] = {}
     for key, value in data.items():
         if isinstance(value, dict) and key in STEPS:
-            for name, inner in value.items():
-                if (key, name) not in by_field:
-                    names = {f: 1 for s, f in by_field if s == key}
-                    raise BadOption(f"--config '{path}': [{key}] has no option '{name}'.{_near(name, names)}")
-                options[by_field[key, name]] = inner
+            options.update(_table(key, value, where))
         elif key in settings and (not isinstance(value, dict) or key == "preprocess"):
-            top[key] = value
+            top[key] = check_setting(key, value, f"{where} {key} =")
         else:
-            raise BadOption(f"--config '{path}': '{key}' is not known.{_near(key, dict.fromkeys((*settings, *STEPS)))}")
+            raise BadOption(f"{where} {_misplaced(key, settings)}")
     return top, options
+
+
+def _table(step: str, values: Mapping[str, object], where: str) -> dict[str, object]:
+    """The options of one step's table."""
+    options = {o.field: o for o in all_options().values() if o.step == step}
+    for field in values:
+        if field not in options:
+            raise BadOption(f"{where} [{step}] has no option '{field}'.{_near(field, options)}")
+    return {options[f].name: _fitting(options[f], v, f"{where} [{step}] {f} =") for f, v in values.items()}
+
+
+def _misplaced(key: str, settings: tuple[str, ...]) -> str:
+    """What to write instead of an unknown top-level key."""
+    option = all_options().get(key)
+    if option is not None:
+        return f"'{key}' is not known here. Write it as {option.field} in a table [{option.step}]."
+    return f"'{key}' is not known.{_near(key, (*settings, *STEPS))}"
+
+
+def check_setting(name: str, value: object, where: str = "") -> object:
+    """A setting that is no step's: `value`, if it is of the kind that `name` has.
+
+    Raises:
+        BadOption: it is not; `where` begins the sentence, by default the flag.
+    """
+    where = where or f"--{name}"
+    if value is None:
+        return None
+    if name in COUNTS:
+        if not isinstance(value, int) or isinstance(value, bool) or value < COUNTS[name]:
+            raise BadOption(f"{where} {value!r}: expected a whole number of at least {COUNTS[name]}.")
+    elif name in WORDS:
+        if not isinstance(value, str):
+            raise BadOption(f"{where} {value!r}: expected a text such as '{WORDS[name][0]}'.")
+        if value not in WORDS[name]:
+            raise BadOption(f"{where} '{value}': choose one of {', '.join(WORDS[name])}.{_nearest(value, WORDS[name])}")
+    elif name == "skip":
+        return _texts(value, where, name)
+    return value

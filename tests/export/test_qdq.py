@@ -103,7 +103,9 @@ def _by_hand(draft: Draft, feeds: Batch) -> Batch:
     out = {}
     for value in draft.model.graph.outputs:
         quantizer = draft.plan.at(Site(value.name or ""))
-        out[value.name or ""] = values[value.name or ""] if quantizer is None else _round(values[value.name or ""], quantizer)
+        out[value.name or ""] = (
+            values[value.name or ""] if quantizer is None else _round(values[value.name or ""], quantizer)
+        )
     return out
 
 
@@ -143,7 +145,10 @@ def to_bytes(model: ir.Model) -> bytes:
 def _cnn(seed: int) -> str:
     """Convolutions of all kinds, sums, pools, joins and gates; then a classifier."""
     rng = np.random.default_rng(seed)
-    lines, weights = ["[stem] v0 = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, w_stem, b_stem)"], ["float[4,3,3,3] w_stem, float[4] b_stem"]
+    lines, weights = (
+        ["[stem] v0 = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, w_stem, b_stem)"],
+        ["float[4,3,3,3] w_stem, float[4] b_stem"],
+    )
     now = [("v0", 4)]
 
     def pick(channels: int | None = None) -> tuple[str, int]:
@@ -152,14 +157,18 @@ def _cnn(seed: int) -> str:
 
     for i in range(1, 9):
         v, c = pick()
-        kind = rng.choice(["conv", "convrelu", "convclip", "depthwise", "add", "concat", "pool", "average", "gate", "bias", "relu"])
+        kind = rng.choice(
+            ["conv", "convrelu", "convclip", "depthwise", "add", "concat", "pool", "average", "gate", "bias", "relu"]
+        )
         out, wide = f"v{i}", c
         if kind in ("conv", "convrelu", "convclip"):
             wide, k = int(rng.choice([3, 4, 6])), int(rng.choice([1, 3]))
             bias = bool(rng.integers(2))
             weights.append(f"float[{wide},{c},{k},{k}] w{i}" + (f", float[{wide}] b{i}" if bias else ""))
             head = out if kind == "conv" else f"h{i}"
-            lines.append(f"[n{i}] {head} = Conv <pads = [{', '.join([str(k // 2)] * 4)}]> ({v}, w{i}{f', b{i}' if bias else ''})")
+            lines.append(
+                f"[n{i}] {head} = Conv <pads = [{', '.join([str(k // 2)] * 4)}]> ({v}, w{i}{f', b{i}' if bias else ''})"
+            )
             if kind != "conv":
                 lines.append(f"[a{i}] {out} = " + (f"Relu(h{i})" if kind == "convrelu" else f"Clip(h{i}, zero, one)"))
         elif kind == "depthwise":
@@ -182,19 +191,30 @@ def _cnn(seed: int) -> str:
             lines.append(f"[n{i}] {out} = {call}({v})")
         now.append((out, wide))
     weights.append(f"float[5,{now[-1][1]}] w_fc, float[5] b_fc, float zero = {{0}}, float one = {{1}}")
-    lines.append("[g] p = GlobalAveragePool(v8)  [f] f = Flatten(p)  [fc] l = Gemm <transB = 1> (f, w_fc, b_fc)  [sm] y = Softmax(l)")
-    return (f"g (float[2,3,9,9] x) => (float[2,5] y, float[2,{now[5][1]},5,5] v5) <{', '.join(weights)}> {{ {'  '.join(lines)} }}")  # fmt: skip
+    lines.append(
+        "[g] p = GlobalAveragePool(v8)  [f] f = Flatten(p)  [fc] l = Gemm <transB = 1> (f, w_fc, b_fc)  [sm] y ="
+        " Softmax(l)"
+    )
+    return (f"g (float[2,3,9,9] x) => (float[2,5] y, float[2,{now[5][1]},5,5] v5) <{', '.join(weights)}> {{"
+        f" {'  '.join(lines)} }}")  # fmt: skip
 
 
 def _mlp(seed: int) -> str:
     """Products with weights, elementwise operators with constants and one another, moves of codes."""
     rng = np.random.default_rng(seed)
-    lines, weights, now = [], ["float[6,6] w, float[6] k, float half = {0.5}, int64[3] sh = {2, 2, 6}, int64[2] flat = {4, 6}"], ["x"]
+    lines, weights, now = (
+        [],
+        ["float[6,6] w, float[6] k, float half = {0.5}, int64[3] sh = {2, 2, 6}, int64[2] flat = {4, 6}"],
+        ["x"],
+    )
     for i in range(9):
         v, u = (now[rng.integers(max(0, len(now) - 3), len(now))] for _ in range(2))
-        calls = [f"MatMul({v}, w{i})", f"Gemm({v}, w{i}, b{i})", f"Gemm <transB = 1> ({v}, w, b{i})", f"Add({v}, {u})", f"Mul({v}, half)",
-                 f"Add(half, {v})", f"Sub({v}, k)", f"Relu({v})", f"LeakyRelu({v})", f"Erf({v})", f"Add({v}, {v})", f"Tanh({v})",
-                 f"Reshape({v}, sh)  [r{i}] v{i} = Reshape(t{i}, flat)", f"Transpose({v})  [r{i}] v{i} = Transpose(t{i})"]  # fmt: skip
+        calls = [f"MatMul({v}, w{i})", f"Gemm({v}, w{i}, b{i})", f"Gemm <transB = 1> ({v}, w,"
+            f" b{i})", f"Add({v}, {u})", f"Mul({v}, half)",
+                 f"Add(half, {v})", f"Sub({v}, k)", f"Relu({v})", f"LeakyRelu({v})", f"Erf({v})", f"Add({v},"
+                     f" {v})", f"Tanh({v})",
+                 f"Reshape({v}, sh)  [r{i}] v{i} = Reshape(t{i}, flat)", f"Transpose({v})  [r{i}] v{i} ="
+                     f" Transpose(t{i})"]  # fmt: skip
         call = calls[rng.integers(len(calls))] if i < 8 else "MatMul(v7, w8)"
         if f"w{i}" in call:
             weights.append(f"float[6,6] w{i}")
@@ -259,7 +279,8 @@ def test_every_convolution_becomes_one_of_integers(
         "g (float[1,3,8,8] x) => (float[1,5] y) <float[8,3,3,3] a, float[8] ab, float[8,1,3,3] d, float[8] db,"
         " float[8,8,1,1] p, float[8] pb, float[5,8] f, float[5] fb, float zero = {0}, float six = {6}> {"
         " h = Conv <pads = [1, 1, 1, 1]> (x, a, ab)  r = Relu(h)  k = Conv <group = 8, pads = [1, 1, 1, 1]> (r, d, db)"
-        " c = Clip(k, zero, six)  m = Conv(c, p, pb)  s = Add(m, r)  t = Relu(s)  n = Conv(t, p)  g = GlobalAveragePool(n)"
+        " c = Clip(k, zero, six)  m = Conv(c, p, pb)  s = Add(m, r)  t = Relu(s)  n = Conv(t, p)  g ="
+        " GlobalAveragePool(n)"
         " q = Flatten(g)  y = Gemm <transB = 1> (q, f, fb) }"
     )
     data = samples(model)
@@ -344,12 +365,15 @@ def test_weights_of_four_bits_are_stored_as_such(build: Build, samples: Samples,
 # --------------------------------------------------------------------------------------------- clamps
 
 CLAMPED = (
-    "g (float[1,3,4,4] x) => (float[1,4,4,4] y) <float[4,3,1,1] a, float[4,4,1,1] z, float zero = {0}, float low = {-0.5},"
+    "g (float[1,3,4,4] x) => (float[1,4,4,4] y) <float[4,3,1,1] a, float[4,4,1,1] z, float zero = {0}, float low ="
+    " {-0.5},"
     " float top = {0.75}> { [a] h = Conv(x, a)  [c] r = %s  [z] y = Conv(r, z) }"
 )
 
 
-@pytest.mark.parametrize("clamp", ["Relu(h)", "Clip(h, zero, top)", "Clip(h, low, top)", "Clip(h, zero)", "Clip(h, , top)"])
+@pytest.mark.parametrize(
+    "clamp", ["Relu(h)", "Clip(h, zero, top)", "Clip(h, low, top)", "Clip(h, zero)", "Clip(h, , top)"]
+)
 @pytest.mark.parametrize("wide", [False, True])
 def test_a_clamp_goes_if_and_only_if_the_codes_cannot_pass_it(
     build: Build, samples: Samples, placed: Placed, clamp: str, wide: bool
@@ -389,7 +413,8 @@ def test_a_target_that_needs_its_clamps_keeps_them(
     "text",
     [
         "(float[1,4,4,4] y, float[1,4,4,4] h) W { [a] h = Conv(x, a)  [c] r = Relu(h)  [z] y = Conv(r, z) }",
-        "(float[1,4,4,4] y, float[1,4,4,4] e) W { [a] h = Conv(x, a)  [c] r = Relu(h)  [z] y = Conv(r, z)  [e] e = Erf(h) }",
+        "(float[1,4,4,4] y, float[1,4,4,4] e) W { [a] h = Conv(x, a)  [c] r = Relu(h)  [z] y = Conv(r, z)  [e] e ="
+        " Erf(h) }",
         "(float[1,4,4,4] y) W { [a] h = Conv(x, a)  [c] y = Relu(h) }",
         "(float[1,4,4,4] y, float[1,4,4,4] z) W { [a] h = Conv(x, a)  [c] y = Relu(h)  [b] z = Conv(y, z0) }",
         "(float[1,4,4,4] y) W { [a] h = Conv(x, a)  [c] r = Relu(h)  [d] s = Clip(r, zero, top)  [z] y = Conv(s, z) }",
@@ -431,11 +456,14 @@ def test_the_interface_stays_whatever_is_quantized(
 
 def test_names_that_the_exporter_would_give_are_taken_already(build: Build, samples: Samples, placed: Placed) -> None:
     model = build(
-        "g (float[1,4,2,2] x) => (float[1,4,2,2] y) <float[4,4,1,1] w, float[4,4,1,1] w_scale, float[4,4,1,1] w_quantized,"
+        "g (float[1,4,2,2] x) => (float[1,4,2,2] y) <float[4,4,1,1] w, float[4,4,1,1] w_scale, float[4,4,1,1]"
+        " w_quantized,"
         " float[4] x_zero_point, float[1,4,2,2] y_float> {"
-        " [conv1] conv1 = Conv(x, w, x_zero_point)  [s] conv1_scale = Sigmoid(conv1)  [c] conv1_quantized = Conv(conv1_scale, w_scale)"
+        " [conv1] conv1 = Conv(x, w, x_zero_point)  [s] conv1_scale = Sigmoid(conv1)  [c] conv1_quantized ="
+        " Conv(conv1_scale, w_scale)"
         " [w_dequantized_DequantizeLinear] w_dequantized = Add(conv1_quantized, y_float)"
-        " [conv1_quantized_QuantizeLinear] conv1_dequantized = Conv(w_dequantized, w_quantized)  [l] y = Relu(conv1_dequantized) }"
+        " [conv1_quantized_QuantizeLinear] conv1_dequantized = Conv(w_dequantized, w_quantized)  [l] y ="
+        " Relu(conv1_dequantized) }"
     )
     data = samples(model)
     for target in EAGER.values():
@@ -492,18 +520,26 @@ def test_two_readers_with_a_scale_each_read_through_their_own(
 # --------------------------------------------------------------------------------------------- shared constants
 
 SHARED = {
-    "one weight for two operators": "g (float[1,4] x) => (float[1,4] y) <float[4,4] w> { [a] h = MatMul(x, w)  [b] y = Gemm(h, w) }",
-    "one weight along two axes": "g (float[1,4] x) => (float[1,4] y) <float[4,4] w> { [a] h = MatMul(x, w)  [b] y = Gemm <transB = 1> (h, w) }",
+    "one weight for two operators": "g (float[1,4] x) => (float[1,4] y) <float[4,4] w> { [a] h = MatMul(x, w)  [b] y"
+        " = Gemm(h, w) }",
+    "one weight along two axes": "g (float[1,4] x) => (float[1,4] y) <float[4,4] w> { [a] h = MatMul(x, w)  [b] y ="
+        " Gemm <transB = 1> (h, w) }",
     "one weight and bias for two layers": "g (float[1,4] x) => (float[1,4] y) <float[4,4] w, float[4] b> {"
     " [a] h = Gemm(x, w, b)  [r] r = Relu(h)  [b] y = Gemm(r, w, b) }",
-    "one constant for a sum and a product": "g (float[1,4] x) => (float[1,4] y) <float[4,4] w, float[4,4] v, float k = {0.5}> {"
+    "one constant for a sum and a product": "g (float[1,4] x) => (float[1,4] y) <float[4,4] w, float[4,4] v, float k"
+        " = {0.5}> {"
     " [a] h = MatMul(x, w)  [s] s = Add(h, k)  [m] m = Mul(s, k)  [b] y = MatMul(m, v) }",
-    "one constant as bias and as summand": "g (float[1,4] x) => (float[1,4] y) <float[4,4] w, float[4,4] v, float[4] k> {"
+    "one constant as bias and as summand": "g (float[1,4] x) => (float[1,4] y) <float[4,4] w, float[4,4] v, float[4]"
+        " k> {"
     " [a] h = Gemm(x, w, k)  [e] e = Erf(h)  [s] s = Add(e, k)  [b] y = Gemm(s, v, k) }",
-    "one weight read in floats as well": "g (float[1,4] x) => (float[1,4] y, float[4,4] e) <float[4,4] w> { [a] y = MatMul(x, w)  [e] e = Erf(w) }",
-    "one constant on both sides": "g (float[4,4] x) => (float[4,4] y) <float[4,4] w> { [a] h = MatMul(x, w)  [s] s = Sub(w, h)  [t] y = Sub(s, w) }",
-    "a weight read in a body": "g (float[1,4] x, bool c) => (float[1,4] y) <float[4,4] w> { [a] h = MatMul(x, w)  [i] y = If(c) <"
-    " then_branch = t () => (float[1,4] p) { p = MatMul(h, w) }, else_branch = e () => (float[1,4] q) { q = Identity(h) }> }",
+    "one weight read in floats as well": "g (float[1,4] x) => (float[1,4] y, float[4,4] e) <float[4,4] w> { [a] y ="
+        " MatMul(x, w)  [e] e = Erf(w) }",
+    "one constant on both sides": "g (float[4,4] x) => (float[4,4] y) <float[4,4] w> { [a] h = MatMul(x, w)  [s] s ="
+        " Sub(w, h)  [t] y = Sub(s, w) }",
+    "a weight read in a body": "g (float[1,4] x, bool c) => (float[1,4] y) <float[4,4] w> { [a] h = MatMul(x, w)  [i]"
+        " y = If(c) <"
+    " then_branch = t () => (float[1,4] p) { p = MatMul(h, w) }, else_branch = e () => (float[1,4] q) { q ="
+    " Identity(h) }> }",
 }  # fmt: skip
 
 
@@ -522,6 +558,28 @@ def test_a_shared_constant_serves_each_reader(
             _assert_as_by_hand(draft, data[:1])
         reference, found = (OrtExecutor(m, optimize=False)(data[0][1]) for m in (model, quantized))
         assert all(sqnr_db(reference[key], found[key]) > 20 for key in reference)
+
+
+@pytest.mark.parametrize("target", EAGER.values(), ids=lambda t: t.name)
+def test_bodies_of_control_flow_read_what_everyone_reads(
+    build: Build, samples: Samples, placed: Placed, target: Target
+) -> None:
+    """A quantized tensor, a looked-up row, and a clamp's operand, which must therefore stay."""
+    model = build(
+        "g (float[3,4] x, int64[3] i, bool c) => (float[3,4] y) <float[6,4] t, float[4,4] w, float[4,4] v> {"
+        " e = Gather(t, i)  s = Add(e, x)  h = MatMul(s, w)  r = Relu(h)  k = MatMul(r, v)  q = Sigmoid(k)  b = If(c) <"
+        " then_branch = p () => (float[3,4] p1) { p0 = Add(h, e)  p1 = Add(p0, q) },"
+        " else_branch = n () => (float[3,4] n1) { n1 = Add(r, q) }>  y = MatMul(b, v) }"
+    )
+    data = samples(model)
+    draft = _calibrated(placed(model, target, data, prefer="size"), data, refine=True)
+    quantized = to_qdq(draft)
+    _assert_sound(draft, quantized)
+    for _, feeds in data[:2]:
+        for choice in (True, False):
+            given = {**feeds, "c": np.array(choice)}
+            reference, found = (OrtExecutor(m, optimize=False)(given)["y"] for m in (model, quantized))
+            assert sqnr_db(reference, found) > 20
 
 
 TABLES = {
@@ -551,7 +609,9 @@ def test_a_lookup_gives_what_the_rounded_table_holds(
         draft = replace(draft, plan=draft.plan.with_group(group, replace(old, scheme=scheme, params=params)))
     quantized = _assert_as_by_hand(draft, data)
     _assert_sound(draft, quantized)
-    assert {v.dtype for v in quantized.graph.initializers.values() if v.shape and np.prod(v.shape.numpy()) > 12} == {ir.DataType.INT8}
+    assert {v.dtype for v in quantized.graph.initializers.values() if v.shape and np.prod(v.shape.numpy()) > 12} == {
+        ir.DataType.INT8
+    }
 
 
 @pytest.mark.parametrize(
@@ -562,7 +622,8 @@ def test_a_lookup_gives_what_the_rounded_table_holds(
         "[g] h = Gather(t, i)  [s] s = Sigmoid(h)  [b] y = Gemm <transB = 1> (s, t)",
         "[g] h = Gather(t, i)  [s] s = Sigmoid(h)  [b] m = MatMul(s, w)  [c] y = Gemm <transB = 1> (m, t, b)",
         "[d] d = Transpose(t)  [g] h = Gather(t, i)  [s] s = Sigmoid(h)  [b] y = MatMul(s, d)",
-        "[b] m = Gemm <transB = 1> (x, t, b)  [g] h = Gather(t, i)  [c] k = Gemm <transB = 1> (h, t, b)  [s] y = Add(m, k)",
+        "[b] m = Gemm <transB = 1> (x, t, b)  [g] h = Gather(t, i)  [c] k = Gemm <transB = 1> (h, t, b)  [s] y ="
+        " Add(m, k)",
     ],
 )
 def test_a_table_with_two_readers_serves_both(build: Build, samples: Samples, placed: Placed, text: str) -> None:
@@ -580,10 +641,58 @@ def test_a_table_with_two_readers_serves_both(build: Build, samples: Samples, pl
 
 def test_a_lookup_that_is_an_output_keeps_its_name(build: Build, samples: Samples, placed: Placed) -> None:
     model = build(
-        "g (int64[3] i) => (float[3,4] h, float[3,4] y) <float[6,4] t, float[4,4] w> { [g] h = Gather(t, i)  [a] y = MatMul(h, w) }"
+        "g (int64[3] i) => (float[3,4] h, float[3,4] y) <float[6,4] t, float[4,4] w> { [g] h = Gather(t, i)  [a] y ="
+        " MatMul(h, w) }"
     )
     data = samples(model)
     draft = _calibrated(placed(model, EAGER["onnxruntime"], data, prefer="size"), data)
     assert ops.weight_port(draft.model.graph[0]) == 0
     assert Site("t", "g", 0) in draft.plan.sites
     _assert_sound(draft, _assert_as_by_hand(draft, data[:2]))
+
+
+LAYERS = {
+    "conv in one dimension": "(float[2,3,9] x) => (float y) <float[4,3,3] w, float[4] b> { [a] y = Conv <pads = [1,"
+        " 1]> (x, w, b) }",
+    "conv in three dimensions": "(float[1,2,4,4,4] x) => (float y) <float[3,2,2,2,2] w> { [a] y = Conv(x, w) }",
+    "grouped conv": "(float[1,4,5,5] x) => (float y) <float[6,2,3,3] w, float[6] b> { [a] y = Conv <group = 2> (x, w,"
+        " b) }",
+    "conv of one output": "(float[1,4,5,5] x) => (float y) <float[1,4,3,3] w, float[1] b> { [a] y = Conv(x, w, b) }",
+    "transposed conv": "(float[1,4,5,5] x) => (float y) <float[4,3,2,2] w, float[3] b> { [a] y = ConvTranspose"
+        " <strides = [2, 2]> (x, w, b) }",
+    "grouped transposed conv": "(float[1,4,5,5] x) => (float y) <float[4,3,2,2] w, float[6] b> { [a] y ="
+        " ConvTranspose <group = 2> (x, w, b) }",
+    "gemm": "(float[3,4] x) => (float y) <float[4,5] w, float[5] b> { [a] y = Gemm(x, w, b) }",
+    "gemm with one bias for all": "(float[3,4] x) => (float y) <float[4,5] w, float[1] b> { [a] y = Gemm(x, w, b) }",
+    "gemm with a bias of two axes": "(float[3,4] x) => (float y) <float[4,5] w, float[1,5] b> { [a] y = Gemm(x, w, b)"
+        " }",
+    "gemm with a scalar bias": "(float[3,4] x) => (float y) <float[4,5] w, float b = {0.5}> { [a] y = Gemm(x, w, b) }",
+    "gemm without bias": "(float[3,4] x) => (float y) <float[5,4] w> { [a] y = Gemm <transB = 1> (x, w) }",
+    "matmul of rank four": "(float[2,2,3,4] x) => (float y) <float[4,5] w> { [a] y = MatMul(x, w) }",
+    "batched matmul": "(float[2,3,4] x) => (float y) <float[2,4,5] w> { [a] y = MatMul(x, w) }",
+    "matmul of a vector": "(float[4] x) => (float y) <float[4,5] w> { [a] y = MatMul(x, w) }",
+    "split": "(float[2,4] x) => (float y, float z) <float[4,6] w, float[3,3] v, int64[2] n = {3, 3}> { [a] h ="
+        " MatMul(x, w)  s, t = Split <axis = 1> (h, n)"
+    "  y = MatMul(s, v)  z = MatMul(t, v) }",
+    "lrn of a pool": "(float[1,4,6,6] x) => (float y) <float[4,4,1,1] w> { [a] h = Conv(x, w)  p = MaxPool"
+        " <kernel_shape = [2, 2]> (h)"
+    "  l = LRN <size = 3> (p)  y = Conv(l, w) }",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_shape_of_layer_computes_what_its_plan_says(
+    build: Build, samples: Samples, placed: Placed, name: str
+) -> None:
+    model = build(f"g {LAYERS[name]}")
+    for output in model.graph.outputs:
+        output.shape = None
+    data = samples(model)
+    for target in EAGER.values():
+        for refine in (False, True):
+            draft = _calibrated(placed(model, target, data, prefer="size"), data, refine=refine)
+            assert draft.plan.sites or draft.plan.floats["a"]
+            quantized = _assert_as_by_hand(draft, data[:1])
+            _assert_sound(draft, quantized)
+            reference, found = (OrtExecutor(m)(data[0][1]) for m in (model, quantized))
+            assert all(sqnr_db(reference[key], found[key]) > 20 for key in reference)

@@ -47,18 +47,28 @@ def test_the_bounds_of_an_old_clip_are_attributes(build: Build) -> None:
     assert clamp_bounds(_node(build, "Clip <max = 6.0> (x)", opset=10)) == (-INF, 6)
 
 
-SCHEMES = st.sampled_from([Scheme(UINT8, zero_point=ZeroRule.FREE), Scheme(INT8, zero_point=ZeroRule.FREE), Scheme(INT8)])
+SCHEMES = st.sampled_from(
+    [Scheme(UINT8, zero_point=ZeroRule.FREE), Scheme(INT8, zero_point=ZeroRule.FREE), Scheme(INT8)]
+)
 
 
 def _clip(low: float, high: float) -> ir.Node:
-    bounds = [ir.Value(name=n, const_value=ir.tensor(np.array(v, np.float32), name=n)) for n, v in (("l", low), ("h", high))]
+    bounds = [
+        ir.Value(name=n, const_value=ir.tensor(np.array(v, np.float32), name=n)) for n, v in (("l", low), ("h", high))
+    ]
     x = ir.Value(name="x")
     graph = ir.Graph([x], [], nodes=[ir.Node("", "Clip", [x, *bounds])], initializers=bounds)
     return graph[0]
 
 
 @settings(max_examples=200, deadline=None)
-@given(SCHEMES, st.floats(-8, 0, width=32), st.floats(0, 8, width=32), st.floats(-8, 0, width=32), st.floats(0, 8, width=32))
+@given(
+    SCHEMES,
+    st.floats(-8, 0, width=32),
+    st.floats(0, 8, width=32),
+    st.floats(-8, 0, width=32),
+    st.floats(0, 8, width=32),
+)
 def test_idle_means_that_no_code_lies_beyond_the_bounds(
     scheme: Scheme, low: float, high: float, floor: float, ceiling: float
 ) -> None:
@@ -90,7 +100,8 @@ def test_the_limits_of_a_model_are_those_of_clamps_in_a_row(build: Build) -> Non
     model = build(
         "g (float[1,2,1,1] x, float dyn) => (float y) {"
         " a = Clip(x, zero, six)  b = Relu(a)  c = Min(b, by_channel)  d = Clip(c, zero, six)  e = Relu(x)"
-        " f = Clip(e, low, zero)  h = Clip(x, zero, dyn)  i = custom.Clip(x, zero, six)  j = Add(a, a)  y = Clip(j, zero) }",
+        " f = Clip(e, low, zero)  h = Clip(x, zero, dyn)  i = custom.Clip(x, zero, six)  j = Add(a, a)  y = Clip(j,"
+        " zero) }",
         **CONSTANTS,
     )  # fmt: skip
     assert clamp_limits(model) == {"a": 6, "b": 6, "c": 3, "d": 3}

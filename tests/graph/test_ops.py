@@ -27,7 +27,7 @@ LAYERS = {
     "gemm of a transposed input": ((5, 3), "Gemm <transA = 1> (x, w)", (5, 6), 1, 1, 1),
     "matmul": ((3, 5), "MatMul(x, w)", (5, 6), 1, 1, 1),
     "matmul of rank three": ((2, 3, 5), "MatMul(x, w)", (5, 6), 1, 1, 2),
-    "batched matmul": ((2, 3, 5), "MatMul(x, w)", (2, 5, 6), 1, None, None),
+    "batched matmul": ((2, 3, 5), "MatMul(x, w)", (2, 5, 6), 1, 2, 2),
     "matmul with the constant left": ((5, 3), "MatMul(w, x)", (6, 5), 0, 0, 0),
 }
 
@@ -104,7 +104,8 @@ def test_a_weight_that_the_caller_may_replace_is_none(build: Build) -> None:
 def test_data_are_the_floats_that_are_no_constants(build: Build) -> None:
     model = build(
         "g (float[1,4,2,2] x, float[4] s, int64[1] n) => (float y) {"
-        " r = Resize(x, , s)  c = Clip(r, z)  p = Expand(c, n)  a = Add(p, k)  m = MatMul(a, a)  y = Cast <to = 1> (n) }",
+        " r = Resize(x, , s)  c = Clip(r, z)  p = Expand(c, n)  a = Add(p, k)  m = MatMul(a, a)  y = Cast <to = 1>"
+        " (n) }",
         z=np.array(0, np.float32), k=np.ones(1, np.float32),
     )  # fmt: skip
     infer_shapes(model)

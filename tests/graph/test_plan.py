@@ -111,7 +111,10 @@ def test_the_digest_depends_on_content_and_not_on_order() -> None:
     plan = _plan()
     turned = Plan(dict(reversed(plan.groups.items())), dict(reversed(plan.sites.items())), plan.floats)
     assert turned.digest == plan.digest
-    assert plan.with_group(0, Quantizer(ACT, "input", params=_params(ACT, np.nextafter(np.float32(0.1), 1), 3))).digest != plan.digest
+    assert (
+        plan.with_group(0, Quantizer(ACT, "input", params=_params(ACT, np.nextafter(np.float32(0.1), 1), 3))).digest
+        != plan.digest
+    )
 
 
 def _edit(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:

@@ -97,7 +97,9 @@ def test_blocks_give_what_columns_one_by_one_give(k: int) -> None:
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.01])
-@pytest.mark.parametrize("kind", ["no variance at all", "a dead input", "two equal inputs", "fewer vectors than inputs"])
+@pytest.mark.parametrize(
+    "kind", ["no variance at all", "a dead input", "two equal inputs", "fewer vectors than inputs"]
+)
 def test_a_singular_form_is_solved(kind: str, damping: float) -> None:
     rng = np.random.default_rng(4)
     x = rng.normal(size=(50, 6))
@@ -118,7 +120,8 @@ def test_a_singular_form_is_solved(kind: str, damping: float) -> None:
 NETS = {
     "conv": "g (float[1,4,6,6] x) => (float[1,5,6,6] y) <float[8,4,3,3] w, float[8] b, float[5,8,1,1] v> {"
     " [a] h = Conv <pads = [1, 1, 1, 1]> (x, w, b)  r = Relu(h)  [c] y = Conv(r, v) }",
-    "depthwise": "g (float[1,4,6,6] x) => (float[1,5,6,6] y) <float[4,1,3,3] w, float[4] b, float[5,4,1,1] v, float[5] u> {"
+    "depthwise": "g (float[1,4,6,6] x) => (float[1,5,6,6] y) <float[4,1,3,3] w, float[4] b, float[5,4,1,1] v,"
+        " float[5] u> {"
     " [a] h = Conv <pads = [1, 1, 1, 1], group = 4> (x, w, b)  r = Relu(h)  [c] y = Conv(r, v, u) }",
     "grouped": "g (float[1,4,6,6] x) => (float[1,5,4,4] y) <float[6,2,3,3] w, float[6] b, float[5,6,1,1] v> {"
     " [a] h = Conv <group = 2> (x, w, b)  [c] y = Conv(h, v) }",
@@ -140,7 +143,9 @@ def _mixed(data: list) -> list:
     return out
 
 
-def _rounded(build: Build, samples: Samples, placed: Placed, name: str, target: object = INTEGER) -> tuple[Draft, Draft, list]:
+def _rounded(
+    build: Build, samples: Samples, placed: Placed, name: str, target: object = INTEGER
+) -> tuple[Draft, Draft, list]:
     model = build(NETS[name])
     data = _mixed(samples(model, 24))
     before = pipeline(Observe(), Calibrate(method="minmax"))(placed(model, target, data), data)
@@ -187,7 +192,9 @@ def test_no_row_is_worse_than_rounded_to_the_nearest(build: Build, samples: Samp
 
 @pytest.mark.parametrize("name", ["conv", "depthwise", "grouped", "gemm"])
 @pytest.mark.parametrize("target", [INTEGER, TENSORRT], ids=lambda t: t.name)
-def test_the_bias_moves_by_the_mean_error(build: Build, samples: Samples, placed: Placed, name: str, target: object) -> None:
+def test_the_bias_moves_by_the_mean_error(
+    build: Build, samples: Samples, placed: Placed, name: str, target: object
+) -> None:
     before, after, _ = _rounded(build, samples, placed, name, target)
     node = next(n for n in before.model.graph if n.name == "a")
     d = matrix_of(node, _constant(before, "a", 1)).astype(np.float64) - matrix_of(node, _constant(after, "a", 1))
@@ -241,7 +248,9 @@ SHARED = {
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_a_shared_constant_is_right_for_each_of_its_users(build: Build, samples: Samples, placed: Placed, name: str) -> None:
+def test_a_shared_constant_is_right_for_each_of_its_users(
+    build: Build, samples: Samples, placed: Placed, name: str
+) -> None:
     model = build(
         "g (float[1,4,6,6] x) => (float[1,4,6,6] y) <float[4,4,1,1] w, float[4,4,1,1] v, float[4] b, float[4] u>"
         f" {{ {SHARED[name]} }}"

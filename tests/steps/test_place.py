@@ -67,9 +67,7 @@ def _shown(plan: Plan) -> list[str]:
     return [*groups, *(f"float {node}: {reason}" for node, reason in plan.floats.items())]
 
 
-def _drafted(
-    case: Case, build: Build, samples: Samples, placed: Placed, target: Target | None = None
-) -> Draft:
+def _drafted(case: Case, build: Build, samples: Samples, placed: Placed, target: Target | None = None) -> Draft:
     model, target = build(case.graph), target or TARGETS[case.options["target"]]
     if case.options.get("trace") == "no":
         return pipeline(case.place)(Draft(prepare(model)[0], target))
@@ -77,9 +75,7 @@ def _drafted(
 
 
 @pytest.mark.parametrize("case", list(_cases()), ids=lambda case: case.title)
-def test_the_plan_is_the_one_written_down(
-    case: Case, build: Build, samples: Samples, placed: Placed
-) -> None:
+def test_the_plan_is_the_one_written_down(case: Case, build: Build, samples: Samples, placed: Placed) -> None:
     found = _shown(_drafted(case, build, samples, placed).plan)
     cut = [
         text[: len(wanted) - 3] + "..." if wanted.endswith("...") else text
@@ -97,7 +93,9 @@ def test_every_node_is_met_by_a_site_or_has_a_reason(
         plan, model = draft.plan, draft.model
         consumers, values = {site.consumer for site in plan.sites}, {site.value for site in plan.sites}
         for node in model.graph.all_nodes():
-            met = node.name in consumers or any(v.name in values for v in (*node.inputs, *node.outputs) if v is not None)
+            met = node.name in consumers or any(
+                v.name in values for v in (*node.inputs, *node.outputs) if v is not None
+            )
             assert met or plan.floats.get(node.name), f"{case.title}: {node.op_type} {node.name!r} is not accounted for"
         assert all(plan.floats.values())
         assert set(plan.floats) <= {node.name for node in model.graph.all_nodes()}
@@ -125,8 +123,16 @@ def test_a_pattern_that_matches_no_node_is_an_error(build: Build, samples: Sampl
     model = build("g (float[1,4] x) => (float[1,4] y) <float[4,4] w> { [a] y = MatMul(x, w) }")
     with pytest.raises(BadOption, match=r"--keep-float 'haed\*' matches no node"):
         placed(model, INTEGER, samples(model), keep_float=("a", "haed*"))
-    with pytest.raises(BadOption, match="'quality' is not known. Choose speed or size"):
+    with pytest.raises(BadOption, match=r"'quality' is not known. Choose speed or size"):
         placed(model, INTEGER, samples(model), prefer="quality")
+
+
+def test_a_name_written_out_matches_itself(build: Build, samples: Samples, placed: Placed) -> None:
+    """Names as `layers[0]` would otherwise be read as a choice of characters."""
+    model = build("g (float[1,4] x) => (float[1,4] y) <float[4,4] w> { [a] y = MatMul(x, w) }")
+    model.graph[0].name = "layers[0]/fc"
+    plan = placed(model, INTEGER, samples(model), keep_float=("layers[0]/fc",)).plan
+    assert plan.floats == {"layers[0]/fc": "kept in float by --keep-float 'layers[0]/fc'"}
 
 
 def test_a_mask_that_the_first_sample_does_not_use_stays_float_as_well(

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from halfeven.draft import Draft, pipeline
-from halfeven.errors import QuantError, UnsupportedModel
+from halfeven.errors import QuantError
 from halfeven.run.ort import OrtExecutor
 from halfeven.steps.simplify import Simplify
 from halfeven.steps.trace import Trace
@@ -18,7 +18,8 @@ Samples = Callable[..., list]
 TARGET = TARGETS["integer"]
 
 NORMED = (
-    "g (float[1,4,6,6] x) => (float[1,4,6,6] y) <float[4,4,1,1] w, float[4] s = {1, 2, 3, 4}, float[4] b = {0, 1, 0, 1},"
+    "g (float[1,4,6,6] x) => (float[1,4,6,6] y) <float[4,4,1,1] w, float[4] s = {1, 2, 3, 4}, float[4] b = {0, 1, 0,"
+    " 1},"
     " float[4] m = {0, 0, 1, 1}, float[4] v = {1, 2, 1, 2}> {"
     " h = Conv(x, w)  n = BatchNormalization(h, s, b, m, v)  y = Relu(n) }"
 )

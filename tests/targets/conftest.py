@@ -28,7 +28,7 @@ def _built(text: str, opset: int = 17, **given: np.ndarray) -> ir.Model:
         rng = np.random.default_rng(zlib.crc32(info.name.encode()))
         drawn = rng.normal(0, 1 / np.sqrt(max(np.prod(shape[1:]), 1)), shape)
         dtype = onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
-        array = np.asarray(given[info.name] if info.name in given else drawn, dtype)
+        array = np.asarray(given.get(info.name, drawn), dtype)
         proto.graph.initializer.append(onnx.numpy_helper.from_array(array, info.name))
     kept = [info for info in proto.graph.value_info if info.name in made]
     del proto.graph.value_info[:]

@@ -55,20 +55,23 @@ MODELS = {
     "Gather": "e = Gather(t, i)",
 }
 FRAME = (
-    "g (float[1,4,6,6] x, float[3,4] f0, int64[3] i) => ({outputs}) <float[4,4,1,1] wa, float[4,4,1,1] wb, float[4,4,1,1] w,"
-    " float[1,4,1,1] k = {{0.5, 0.25, 0.5, 1}}, float[4,4] u, float[4,4] ua, float[4,4] ub, float[4] c, float[6,4] t,"
+    "g (float[1,4,6,6] x, float[3,4] f0, int64[3] i) => ({outputs}) <float[4,4,1,1] wa, float[4,4,1,1] wb,"
+    " float[4,4,1,1] w,"
+    " float[1,1,6,6] k, float[4,4] u, float[4,4] ua, float[4,4] ub, float[4] c, float[6,4] t,"
     " int64[8] pads = {{0, 0, 1, 1, 0, 0, 1, 1}}, float[4] twice = {{1, 1, 2, 2}}, int64[4] shape = {{1, 4, 9, 4}},"
-    " int64[1] none = {{4}}, int64[1] one = {{1}}, int64[1] four = {{4}}, int64[1] three = {{3}}, int64[2] parts = {{3, 3}},"
-    " int64[4] same = {{1, 4, 6, 6}}, float low = {{-0.5}}, float high = {{0.5}}, float zero = {{0}}, float[144,3] uf> {{ {body} }}"
+    " int64[1] none = {{4}}, int64[1] one = {{1}}, int64[1] four = {{4}}, int64[1] three = {{3}}, int64[2] parts ="
+    " {{3, 3}},"
+    " int64[4] same = {{1, 4, 6, 6}}, float low = {{-0.5}}, float high = {{0.5}}, float zero = {{0}}, float[144,3]"
+    " uf> {{ {body} }}"
 )
 
 
-def _model(build: Build, op: str, text: str = "") -> ir.Model:
-    """The model of MODELS: layer, operator under the name `n`, layer."""
+def _model(build: Build, op: str, text: str = "", head: str = "[n]") -> ir.Model:
+    """The model of MODELS: layer, operator under the name `n`, layer; or `head` and `text` in the operator's place."""
     call = text or MODELS.get(op, f"h = {op}(v)")
     before, after, outputs = "[a] v = Conv(x, wa)", "[b] y = Conv(h, wb)", "float y"
     if call.startswith("h0"):
-        call = f"[p] p = Conv(x, w)  [n] h = Concat <axis = 3> (v, p)"
+        call = "[p] p = Conv(x, w)  [n] h = Concat <axis = 3> (v, p)"
     if call.startswith("h1"):
         after = "[s] h = Squeeze(h1, one)  [b] y = Conv(h, wb)"
     if call.startswith("h2"):
@@ -80,10 +83,12 @@ def _model(build: Build, op: str, text: str = "") -> ir.Model:
         before, after = "[a] f = MatMul(f0, ua)", "[b] y = MatMul(m, ub)"
     if call.startswith("e ="):
         before, after = "", "[b] y = MatMul(e, ub)"
+    if op in ("Relu", "Clip"):
+        before = "[a] v0 = Conv(x, wa)  [p] v = MaxPool <kernel_shape = [1, 1]> (v0)"
     if op == "Squeeze":
         before += "  [q] q = Unsqueeze(v, none)"
         call = call.replace("(v", "(q")
-    named = call if call.startswith("[") else f"[n] {call}"
+    named = call if call.startswith("[") else f"{head} {call}"
     model = build(FRAME.format(outputs=outputs, body=f"{before}  {named}  {after}"))
     for output in model.graph.outputs:
         output.shape = None
@@ -165,28 +170,17 @@ def test_a_kernel_that_can_makes_floats_for_a_float_reader(
 def test_what_a_row_fuses_has_no_quantizer_before_it(
     build: Build, samples: Samples, placed: Placed, target: Target, rule: OpRule, op: str, clamp: str
 ) -> None:
-    call = MODELS[op].replace("h =", "h3 =").replace("m =", "h3 =")
-    name = "m" if MODELS[op].startswith("m") else "h"
-    tail = f"[r] {name} = Relu(h3)" if clamp == "Relu" else f"[r] {name} = Clip(h3, low, high)"
-    model = _model(build, op, f"{name} = Identity({'f' if name == 'm' else 'v'})")
-    body = [node for node in model.graph]
-    del body
-    model = _model_with(build, op, f"[n] {call}  {tail}", name)
+    name = MODELS[op][0]
+    call = MODELS[op].replace(f"{name} =", "k0 =", 1)
+    model = _model(build, op, f"{name} = {clamp}(k0{', low, high' if clamp == 'Clip' else ''})", f"[n] {call}  [r]")
     draft, data = _draft(model, target, samples, placed)
     assert "n" not in draft.plan.floats
-    assert Site("h3") not in draft.plan.sites
+    assert Site("k0") not in draft.plan.sites
     assert not any(site.consumer == "r" for site in draft.plan.sites)
     assert Site(name) in draft.plan.sites
     assert clamp in rule.fuses
     reference, found = (OrtExecutor(m, optimize=False)(data[0][1])["y"] for m in (model, to_qdq(draft)))
     assert sqnr_db(reference, found) > 20
-
-
-def _model_with(build: Build, op: str, text: str, name: str) -> ir.Model:
-    before, after = ("[a] f = MatMul(f0, ua)", "[b] y = MatMul(m, ub)") if name == "m" else ("[a] v = Conv(x, wa)", "[b] y = Conv(h, wb)")
-    model = build(FRAME.format(outputs="float y", body=f"{before}  {text}  {after}"))
-    model.graph.outputs[0].shape = None
-    return model
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=lambda t: t.name)
@@ -210,16 +204,10 @@ def test_a_row_without_constants_keeps_them_in_float(
     rule = target.rule(op)
     if rule is None:
         return
-    model = _model(build, op, f"h = {op}(v, kk)").clone()
-    del model
-    text = FRAME.replace("float low", "float[1,4,6,6] kk, float low").format(
-        outputs="float y", body=f"[a] v = Conv(x, wa)  [n] h = {op}(v, kk)  [b] y = Conv(h, wb)"
-    )
-    model = build(text)
-    model.graph.outputs[0].shape = None
+    model = _model(build, op, f"h = {op}(v, k)")
     draft, _ = _draft(model, replace(target, costs=UNIFORM), samples, placed)
     assert ("n" in draft.plan.floats) == (not rule.constants)
-    assert (Site("kk", "n", 1) in draft.plan.sites) == rule.constants
+    assert (Site("k", "n", 1) in draft.plan.sites) == rule.constants
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=lambda t: t.name)
@@ -269,11 +257,11 @@ def test_a_table_is_whole(target: Target) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=lambda t: t.name)
-def test_every_operator_has_a_cost_in_both_worlds(target: Target) -> None:
+def test_costs_are_not_negative_and_there_is_one_for_what_is_not_listed(target: Target) -> None:
     costs = target.costs
     assert "" in costs.floats
     assert "" in costs.integers
-    assert set(costs.floats) == set(costs.integers)
+    assert set(costs.integers) <= set(costs.floats)
     for cost in (*costs.floats.values(), *costs.integers.values(), costs.quantize, costs.dequantize):
         assert min(cost.mac, cost.element, cost.weight, cost.tap, cost.call) >= 0
 
@@ -288,16 +276,13 @@ def test_tables_hold_no_code() -> None:
     files = sorted(Path(targets.__file__).parent.glob("*.py"))
     tables = [path for path in files if path.name not in ("__init__.py", "target.py")]
     assert len(tables) >= 5
-    code = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.If, ast.IfExp, ast.For, ast.While, ast.Try,
-            ast.With, ast.Match)  # fmt: skip
+    code = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.If, ast.IfExp, ast.For, ast.While, ast.Try, ast.Match)
     for path in tables:
         found = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, code)]
         assert not found, f"{path.name}: {type(found[0]).__name__} in line {found[0].lineno}"
 
 
-def test_what_a_symmetric_target_rounds_has_zero_in_the_middle(
-    build: Build, samples: Samples, placed: Placed
-) -> None:
+def test_what_a_symmetric_target_rounds_has_zero_in_the_middle(build: Build, samples: Samples, placed: Placed) -> None:
     draft, _ = _draft(_model(build, "Conv"), TARGETS["tensorrt"], samples, placed)
     points = [q.params.zero_point for q in draft.plan.groups.values() if q.params is not None]
     assert points

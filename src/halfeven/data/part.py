@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-
 from halfeven.data.sample import Reader, Sample, Source, Truth
 
 T = TypeVar("T")
@@ -67,7 +66,7 @@ def read_ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
                 if not _put(ready, (item, None), stop):
                     return
             _put(ready, (_END, None), stop)
-        except BaseException as error:  # noqa: BLE001  it is raised again in the reader's thread
+        except BaseException as error:  # raised again in the reader's thread
             _put(ready, (_END, error), stop)
 
     thread = threading.Thread(target=work, daemon=True)
@@ -85,7 +84,11 @@ def read_ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
         thread.join(timeout=5)
 
 
-def _put(ready: "queue.Queue[tuple[object, BaseException | None]]", item: tuple[object, BaseException | None], stop: threading.Event) -> bool:
+def _put(
+    ready: "queue.Queue[tuple[object, BaseException | None]]",
+    item: tuple[object, BaseException | None],
+    stop: threading.Event,
+) -> bool:
     while not stop.is_set():
         try:
             ready.put(item, timeout=0.1)

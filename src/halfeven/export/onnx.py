@@ -88,10 +88,9 @@ class _Writer:
         constants = [s for s, g in self.plan.sites.items() if self.plan.groups[g].role != "activation"]
         constants.sort(key=lambda s: (order.get(s.consumer, -1), s.port, s.value))
         found = {site: self._constant_params(site) for site in constants}
-        wires = [*graph.inputs, *(v for node in list(graph) for v in node.outputs)]
         for site in constants:
             self._constant(site, found[site])
-        for value in wires:
+        for value in [*graph.inputs, *(v for node in list(graph) for v in node.outputs)]:
             self._wire(value)
         for name, value in list(graph.initializers.items()):
             if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
@@ -200,17 +199,24 @@ class _Writer:
     # ---------------------------------------------------------------------------------------------- wires
 
     def _wire(self, value: ir.Value) -> None:
-        """Insert Q and DQ behind a value: for every reader, or for those that have a site of their own."""
+        """Insert Q and DQ behind a value: for every reader, or for each group of those that have sites of their own."""
         name = value.name or ""
         uses = [(use.node, use.idx) for use in value.uses()]
-        single = [(n, port) for n, port in uses if Site(name, n.name or "", port) in self.plan.sites]
-        group = self.plan.sites.get(Site(name))
-        everyone = group is not None
-        if group is None and not single:
-            return
-        if group is None:
-            group = self.plan.sites[Site(name, single[0][0].name or "", single[0][1])]
-        params = self.plan.groups[group].params
+        by_group: dict[int, list[tuple[ir.Node, int]]] = {}
+        for node, port in uses:
+            group = self.plan.sites.get(Site(name, node.name or "", port))
+            if group is not None:
+                by_group.setdefault(group, []).append((node, port))
+        everyone = self.plan.sites.get(Site(name))
+        for group, readers in by_group.items():
+            self._pair(value, group, readers, everyone=False)
+        if everyone is not None:
+            alone = {reader for readers in by_group.values() for reader in readers}
+            self._pair(value, everyone, [use for use in uses if use not in alone], everyone=not alone)
+
+    def _pair(self, value: ir.Value, group: int, readers: list[tuple[ir.Node, int]], *, everyone: bool) -> None:
+        """One Q and DQ behind a value, for these readers."""
+        params, name = self.plan.groups[group].params, value.name or ""
         assert params is not None
         clamps = self._idle_clamps(value, params) if everyone else []
         source = clamps[-1].inputs[0] if clamps else value
@@ -220,10 +226,10 @@ class _Writer:
         q = self._node("QuantizeLinear", [source, scale, zero], f"{name}_quantized", zero.dtype)
         dq = self._node("DequantizeLinear", [q.outputs[0], scale, zero], f"{name}_dequantized", ir.DataType.FLOAT)
         q.outputs[0].shape = dq.outputs[0].shape = value.shape
-        for node, port in uses if everyone else single:
+        for node, port in readers:
             node.replace_input_with(port, dq.outputs[0])
         self._insert([q, dq], source)
-        if everyone and value.is_graph_output():
+        if value.is_graph_output() and Site(name) in self.plan.sites and self.plan.sites[Site(name)] == group:
             _swap_output(self.model, value, dq.outputs[0])
         for clamp in clamps:
             self.model.graph.remove(clamp, safe=True)

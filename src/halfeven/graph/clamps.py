@@ -18,7 +18,8 @@ def clamp_bounds(node: ir.Node) -> tuple[float, float]:
     if node.op_type == "Relu":
         return 0.0, float("inf")
     if node.op_type == "Min":
-        return float("-inf"), min((_bound(node, port, np.nan) for port in range(1, len(node.inputs))), default=np.nan)
+        bounds = [_bound(node, port, np.nan) for port in range(1, len(node.inputs))]
+        return float("-inf"), float(np.min(bounds)) if bounds else np.nan
     low = _bound(node, 1, float(ops.attribute(node, "min", -np.inf)))
     return low, _bound(node, 2, float(ops.attribute(node, "max", np.inf)))
 

@@ -74,6 +74,11 @@ def weight_port(node: ir.Node) -> int | None:
     return None
 
 
+def is_layer(node: ir.Node) -> bool:
+    """Whether a node multiplies data by constant weights."""
+    return node.op_type in COMPUTE_OPS and weight_port(node) is not None
+
+
 def data_ports(node: ir.Node) -> list[int]:
     """Ports that carry floating-point activations (not constants, not absent)."""
     return [
@@ -87,7 +92,7 @@ FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 
 
 def weight_axis(node: ir.Node, port: int) -> int | None:
-    """The output-channel axis of the weight at `port`, or None where one scale a channel cannot leave the sum."""
+    """The output-channel axis of the weight at `port`, or None where the kernels take one scale only."""
     tensor = constant_of(node.inputs[port])
     rank = 0 if tensor is None else len(tensor.shape)
     match node.op_type:
@@ -99,7 +104,7 @@ def weight_axis(node: ir.Node, port: int) -> int | None:
             return 1 if attribute(node, "group", 1) == 1 else None
         case "Gemm":
             return 0 if attribute(node, "transB", 0) else 1
-        case "MatMul":
+        case "MatMul" if rank == 2:
             return rank - 1 if port == 1 else rank - 2
     return None
 

@@ -150,7 +150,7 @@ class Plan:
         """
         try:
             return cls.from_json(json.loads(Path(path).read_text("utf-8")))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise BadOption(f"Plan '{path}' cannot be read: {error}. Give a file made with --save-plan.") from error
 
     @property

@@ -82,8 +82,8 @@ def suspicious_colors(agreeing: np.ndarray, swapped: np.ndarray) -> str | None:
     sure, other = (float(_softmax(x).max(1).mean()) for x in (agreeing, swapped))
     if other > sure * 1.15 + 0.02:
         return (
-            f"the float network is surer of pictures with red and blue exchanged ({other:.2f} against {sure:.2f} on average): "
-            "is the colour order right? Try --preprocess ...,color=BGR."
+            f"the float network is surer of pictures with red and blue exchanged ({other:.2f} against {sure:.2f} on "
+            "average): is the colour order right? Try --preprocess ...,color=BGR."
         )
     return None
 

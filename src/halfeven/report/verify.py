@@ -1,11 +1,15 @@
 """Verify: the float and the quantized model side by side, on data that were not used to quantize.
 
-SQNR and cosine are over all values of an output on all samples; agreement is the share of equal top-1 classes; the
-metric, where labels are known, is top-1 accuracy. Latency is the median of interleaved runs of the first sample.
+SQNR, cosine   over all values of an output on all samples
+agreement      share of equal top-1 classes of the first output, where it holds one score per class
+accuracy       top-1, where labels are known
+size           bytes of the files
+latency        median of interleaved runs of the first sample, on this machine
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from operator import length_hint
 from statistics import median
 from typing import Any
 
@@ -19,12 +23,18 @@ from halfeven.run.ort import OrtExecutor, integer_nodes, interleaved
 from halfeven.stats.distance import Fidelity
 
 LOUD_SQNR = 10.0
+MOST = 8  # outputs in the table
+SLOWER = 1.05
 SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What quantization cost and gained. dB, shares of 1, bytes, milliseconds; None where it does not apply."""
+    """What quantization cost and gained. dB, shares of 1, bytes, milliseconds; None where it does not apply.
+
+    `outputs`: SQNR and cosine by name. `classes`: how many top-1 classes `agreement` compares. Of pairs the first is
+    the float model's; `latency` has the ratio third.
+    """
 
     samples: int
     outputs: Mapping[str, tuple[float, float]]
@@ -34,7 +44,8 @@ class Verification:
     sizes: tuple[int, int]
     latency: tuple[float, float, float]
     integer_layers: tuple[int, int]
-    warnings: tuple[str, ...] = field(default=())
+    classes: int = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def sqnr_db(self) -> float:
@@ -46,14 +57,29 @@ class Verification:
         """Of the first floating-point output."""
         return next(iter(self.outputs.values()))[1] if self.outputs else 1.0
 
+    @property
+    def sentence(self) -> str:
+        """What it cost, in one."""
+        cost = []
+        if self.outputs:
+            which = f" ('{next(iter(self.outputs))}')" if len(self.outputs) > 1 else ""
+            cost.append(f"{_decibels(self.sqnr_db)}{which}")
+        if self.accuracy is not None:
+            cost.append(f"accuracy {self.accuracy[0]:.1%} -> {self.accuracy[1]:.1%}".replace("%", " %"))
+        if self.agreement is not None:
+            cost.append(f"{self.agreement * 100:.4g} % same top-1")
+        cost += [f"{self.sizes[1] / max(self.sizes[0], 1):.2f} x size", f"{self.latency[2]:.2f} x latency"]
+        of = "1 sample" if self.samples == 1 else f"{self.samples} samples"
+        return f"{', '.join(cost)} (on {of}, in ONNX Runtime on this machine)"
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         floating, quantized, ratio = self.latency
         return {
             "samples": self.samples,
             "sqnr_db": _finite(self.sqnr_db),
-            "cosine": self.cosine,
-            "outputs": {k: {"sqnr_db": _finite(s), "cosine": c} for k, (s, c) in self.outputs.items()},
+            "cosine": _finite(self.cosine),
+            "outputs": {k: {"sqnr_db": _finite(s), "cosine": _finite(c)} for k, (s, c) in self.outputs.items()},
             "top1_agreement": self.agreement,
             "accuracy": None if self.accuracy is None else {"float": self.accuracy[0], "int8": self.accuracy[1]},
             "labelled": self.labelled,
@@ -68,18 +94,24 @@ class Verification:
         floating, quantized, ratio = self.latency
         small, big = self.sizes[1], self.sizes[0]
         rows = []
-        for name, (sqnr, cosine) in self.outputs.items():
-            rows.append((f"output '{name}'", "", "", f"SQNR {sqnr:.1f} dB, cosine {cosine:.5f}"))
+        for name, (sqnr, cosine) in list(self.outputs.items())[:MOST]:
+            rows.append((f"output '{name}'", "", "", f"{_decibels(sqnr)}, cosine {cosine:.5f}"))
+        if len(self.outputs) > MOST:
+            rows.append((f"{len(self.outputs) - MOST} more outputs", "", "", "--json has them"))
         if self.agreement is not None:
-            rows.append(("top-1 agreement", "", "", f"{self.agreement:.1%} of {self.samples} samples"))
+            rows.append(("same top-1", "", "", f"{self.agreement * 100:.4g} % of {self.classes}"))
         if self.accuracy is not None:
-            a, b = self.accuracy
-            rows.append((f"accuracy ({self.labelled} labelled)", f"{a:.1%}", f"{b:.1%}", f"{(b - a) * 100:+.1f} points"))
+            a, b = (100 * share for share in self.accuracy)
+            rows.append((f"accuracy, {self.labelled} labels", f"{a:.1f} %", f"{b:.1f} %", f"{b - a:+.1f} points"))
         rows.append(("size", _bytes(big), _bytes(small), f"{small / max(big, 1):.2f} x"))
-        rows.append(("latency here, median", f"{floating:.2f} ms", f"{quantized:.2f} ms", f"{ratio:.2f} x"))
+        rows.append(("latency, median", f"{floating:.2f} ms", f"{quantized:.2f} ms", f"{ratio:.2f} x"))
         done, layers = self.integer_layers
-        rows.append(("layers run in integers", "", f"{done} of {layers}", ""))
+        rows.append(("integer layers", "", f"{done} of {layers}", "as ONNX Runtime executes them"))
         return rows
+
+
+def _decibels(sqnr: float) -> str:
+    return "equal" if sqnr == float("inf") else f"SQNR {sqnr:.1f} dB"
 
 
 def _finite(value: float) -> float | None:
@@ -106,26 +138,38 @@ def compare_models(
         BadCalibration: there is no sample.
     """
     first, second = OrtExecutor(reference), OrtExecutor(other, signed=signed)
-    total: dict[str, Fidelity] = {}
+    sums: dict[str, Fidelity] = {}
+    total = length_hint(data) or None
     tally = _Tally(labels or {})
     sample: Batch | None = None
     count = 0
     for label, feeds in data:
         a, b = first(feeds, label), second(feeds, label)
         for name, value in fidelity(a, b).items():
-            total[name] = total[name].merge(value) if name in total else value
+            sums[name] = sums[name].merge(value) if name in sums else value
         tally.add(label, a, b)
         sample = sample if sample is not None else feeds
         count += 1
-        progress("verify", count, None)
+        progress("verify", count, total)
     if sample is None:
         raise BadCalibration("There is no sample to verify with: the data are empty.")
+    progress("measure", 0, None)
     pairs = interleaved(first, second, sample, SECONDS)
     latency = median(a for a, _ in pairs), median(b for _, b in pairs), median(b / a for a, b in pairs)
     layers = integer_nodes(other)
-    outputs = {name: (value.sqnr_db, value.cosine) for name, value in total.items()}
-    warnings = _warnings(outputs, latency, layers)
-    return Verification(count, outputs, tally.agreement, tally.accuracy, tally.labelled, sizes, latency, layers, warnings)
+    outputs = {name: (value.sqnr_db, value.cosine) for name, value in sums.items()}
+    return Verification(
+        samples=count,
+        outputs=outputs,
+        agreement=tally.agreement,
+        accuracy=tally.accuracy,
+        labelled=tally.labelled,
+        sizes=sizes,
+        latency=latency,
+        integer_layers=layers,
+        classes=tally.rows,
+        warnings=_warnings(outputs, latency, layers),
+    )
 
 
 class _Tally:
@@ -170,12 +214,15 @@ def _warnings(
     poor = [name for name, (sqnr, _) in outputs.items() if not sqnr >= LOUD_SQNR]
     if poor:
         said.append(
-            f"SQNR of output '{poor[0]}' is {outputs[poor[0]][0]:.1f} dB, under {LOUD_SQNR:g}: the quantized model is far from "
-            "the float one. Give more or truer calibration data, check --preprocess, or keep sensitive layers in float."
+            f"SQNR of output '{poor[0]}' is {outputs[poor[0]][0]:.1f} dB, under {LOUD_SQNR:g}: the quantized model is "
+            "far from the float one. Give more or truer calibration data, check --preprocess, or keep sensitive layers "
+            "in float."
         )
-    if latency[2] > 1.05:
-        why = "no layer runs in integers" if layers[0] == 0 else f"only {layers[0]} of {layers[1]} layers run in integers"
-        if layers[0] == layers[1]:
+    if latency[2] > SLOWER:
+        why = f"only {layers[0]} of {layers[1]} layers run in integers"
+        if layers[0] == 0:
+            why = "no layer runs in integers"
+        elif layers[0] == layers[1]:
             why = "its layers are too small to pay for quantizing"
         said.append(f"INT8 is slower than float on this machine ({latency[2]:.2f} x): {why}.")
     return tuple(said)

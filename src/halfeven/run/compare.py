@@ -32,10 +32,12 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
         return 0.0 if np.array_equal(a, b) else float("inf")
     x, y = a.astype(np.float64), b.astype(np.float64)
     same = (x == y) | (np.isnan(x) & np.isnan(y))
-    if not np.isfinite(np.where(same, 0, x - y)).all():
+    with np.errstate(invalid="ignore"):
+        difference = np.where(same, 0, x - y)
+    if not np.isfinite(difference).all():
         return float("inf")
     norm = float(np.sqrt((np.where(np.isfinite(x), x, 0) ** 2).sum()))
-    gap = float(np.sqrt((np.where(same, 0, x - y) ** 2).sum()))
+    gap = float(np.sqrt((difference**2).sum()))
     return 0.0 if gap == 0 else gap / max(norm, 1e-30)
 
 

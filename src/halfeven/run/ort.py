@@ -4,6 +4,7 @@ The one door to `onnxruntime`. Watched values become graph outputs of a clone; w
 there: the session is told their folder, so that a model of any size is built from a small description.
 """
 
+import re
 import tempfile
 import time
 from collections.abc import Collection, Iterable
@@ -15,6 +16,8 @@ import onnx_ir as ir
 
 from halfeven.draft import Batch
 from halfeven.errors import BadCalibration, UnsupportedModel
+from halfeven.graph.model import load
+from halfeven.graph.names import name_everything
 
 PROTO_LIMIT = 1_900_000_000
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -77,9 +80,9 @@ def _session(run: OrtExecutor) -> object:
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
     options.add_session_config_entry("session.qdqisint8allowed", "1" if run.signed else "0")
     try:
-        if isinstance(run.model, (str, Path)):
+        if isinstance(run.model, (str, Path)) and not run.watch:
             return ort.InferenceSession(str(run.model), options, providers=["CPUExecutionProvider"])
-        model = with_outputs(run.model, run.watch)
+        model = with_outputs(load(run.model), run.watch)
         if _inline_bytes(model) > PROTO_LIMIT:
             return _from_disk(model, options)
         if (folder := _external_folder(model)) is not None:
@@ -89,7 +92,10 @@ def _session(run: OrtExecutor) -> object:
     except UnsupportedModel:
         raise
     except Exception as error:
-        raise UnsupportedModel(f"ONNX Runtime cannot load the model: {_reason(error)}") from error
+        raise UnsupportedModel(
+            f"ONNX Runtime cannot load the model: {_reason(error)} Check that it runs there in float; newer operators "
+            "need a newer onnxruntime."
+        ) from error
 
 
 def _from_disk(model: ir.Model, options: object) -> object:
@@ -114,11 +120,15 @@ def _external_folder(model: ir.Model) -> Path | None:
 def with_outputs(model: ir.Model, names: Collection[str]) -> ir.Model:
     """A clone of the model whose graph also returns the values named (those it does not return already)."""
     clone = model.clone()
+    name_everything(clone)
     present = {v.name for v in clone.graph.outputs}
-    values = {v.name: v for node in clone.graph for v in node.outputs}
+    values = {v.name: v for v in (*clone.graph.inputs, *(v for node in clone.graph for v in node.outputs))}
     for name in names:
-        if name not in present and name in values:
-            clone.graph.outputs.append(values[name])
+        if name in present:
+            continue
+        if name not in values:
+            raise UnsupportedModel(f"The model has no value '{name}', so it cannot be watched.")
+        clone.graph.outputs.append(values[name])
     return clone
 
 
@@ -148,8 +158,10 @@ def _size(x: np.ndarray) -> float:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text.split("Status Message:")[-1].strip()[:300]
+    """The runtime's words without its file names and codes."""
+    text = " ".join(str(error).split()).split("Status Message:")[-1]
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text.strip())
+    return re.sub(r"/\S+\.cc:\d+ [^)]*\)( \[with [^]]*\])? ", "", text)[:300]
 
 
 def integer_nodes(model: ir.Model | str | Path) -> tuple[int, int]:

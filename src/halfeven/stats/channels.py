@@ -43,6 +43,16 @@ class ChannelRange:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`.
+
+        Raises:
+            BadCalibration: the lists differ in length, or are no ranges around zero.
+        """
         low, high, square = (np.array(data[key], np.float64) for key in ("low", "high", "square"))
+        whole = low.ndim == 1 and low.shape == high.shape == square.shape
+        if not (whole and np.isfinite([low, high, square]).all() and (low <= 0).all() and (high >= 0).all()):
+            raise BadCalibration(
+                f"Channel ranges of shapes {low.shape}, {high.shape}, {square.shape}: expected three lists of equal "
+                "length, finite, from 0 or below to 0 or above."
+            )
         return cls(low, high, square, int(data["samples"]))

@@ -39,7 +39,9 @@ class Record:
             raise BadCalibration(f"Statistics of different models ({self.model}, {other.model}) cannot be merged.")
         odd = sorted(set(self.observations) ^ set(other.observations))
         if odd:
-            raise BadCalibration(f"Tensor '{odd[0]}' is in one record only: calibrate with the same options everywhere.")
+            raise BadCalibration(
+                f"Tensor '{odd[0]}' is in one record only: calibrate with the same options everywhere."
+            )
         if {k: v.to_json() for k, v in self.channels.items()} != {k: v.to_json() for k, v in other.channels.items()}:
             raise BadCalibration(
                 "The records were equalized by different channel ranges, so their tensors are scaled differently. "
@@ -71,20 +73,27 @@ class Record:
             BadCalibration: the file cannot be read, or is no record of this version.
         """
         try:
-            data = json.loads(Path(path).read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise BadCalibration(f"Statistics '{path}' cannot be read: {error}.") from error
+            text = Path(path).read_text("utf-8")
+        except OSError as error:
+            raise BadCalibration(f"Statistics '{path}' cannot be read: {error.strerror or error}.") from error
+        except UnicodeDecodeError as error:
+            raise BadCalibration(f"'{path}' holds no statistics: it is no text.") from error
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BadCalibration(f"'{path}' holds no statistics: it is not JSON ({error}).") from error
         if not isinstance(data, dict) or data.get("halfeven_stats") != VERSION:
             raise BadCalibration(f"'{path}' holds no statistics: expected JSON with \"halfeven_stats\": {VERSION}.")
         try:
             return cls(
                 str(data["model"]),
-                tuple(data["data"]),
+                tuple(str(digest) for digest in data["data"]),
                 int(data["samples"]),
                 {k: Observation.from_json(v) for k, v in data["observations"].items()},
                 {k: ChannelRange.from_json(v) for k, v in data["channels"].items()},
                 {k: tuple(int(d) for d in v) for k, v in data["shapes"].items()},
                 {k: float(v) for k, v in data["huge"].items()},
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadCalibration(f"'{path}': the statistics are malformed ({type(error).__name__}: {error}).") from error
+        except (BadCalibration, AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+            what = error if isinstance(error, BadCalibration) else f"{type(error).__name__}: {error}"
+            raise BadCalibration(f"'{path}': the statistics are malformed ({what}). Calibrate anew.") from error

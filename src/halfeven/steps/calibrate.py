@@ -58,7 +58,7 @@ class Calibrate:
         for value, group in watched(draft).items():
             members.setdefault(group, []).append(value)
         for pattern, _ in rules:
-            if not any(fnmatchcase(v, pattern) for values in members.values() for v in values):
+            if not any(_fits(v, pattern) for values in members.values() for v in values):
                 raise BadOption(f"--tensors '{pattern}=...' fits no quantized tensor. `halfeven inspect` lists them.")
         bounds = clamp_limits(draft.model) if draft.target.clamps_in_range else {}
         for i, (group, values) in enumerate(sorted(members.items())):
@@ -88,7 +88,7 @@ class Calibrate:
         seen = stats[values[0]]
         for value in values[1:]:
             seen = seen.merge(stats[value])
-        method = next((m for p, m in rules for v in values if fnmatchcase(v, p)), self.method)
+        method = next((m for p, m in rules for v in values if _fits(v, p)), self.method)
         evidence = seen.moving if method == "moving-average" else seen.histogram
         if evidence is None:
             evidence, method = seen.histogram, "minmax"
@@ -97,6 +97,10 @@ class Calibrate:
         options = {"percentile": self.percentile} if "percentile" in method_named(method).options else {}
         low, high = estimate(method, evidence, quantizer.scheme, **options)
         return replace(quantizer, params=params_for(low, high, quantizer.scheme), method=method)
+
+
+def _fits(value: str, pattern: str) -> bool:
+    return value == pattern or fnmatchcase(value, pattern)
 
 
 def _within(quantizer: Quantizer, bounds: list[float]) -> Quantizer:

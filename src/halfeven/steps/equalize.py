@@ -88,7 +88,7 @@ class Stream:
 
     def scalable(self, floats: Mapping[str, str]) -> bool:
         """Whether it pays: makers and readers with weights of their own, and no Clip that stays a float operator."""
-        if any(shared(node, 1) for node in (*self.makers, *self.readers)) or (self.clips and len(self.makers) > 1):
+        if any(shared(node, 1) for node in (*self.makers, *self.readers)):
             return False
         return bool(self.makers and self.readers) and not any(clip.name in floats for clip in self.clips)
 

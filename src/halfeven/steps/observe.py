@@ -54,7 +54,8 @@ class Observe:
             return draft
         observers = {name: Observer(self.elements) for name in missing}
         moments = _Collector(layers, self.vectors)
-        run = OrtExecutor(draft.model, tuple({*missing, *(_input(node) for node in layers)}))
+        made = {v.name or "" for node in draft.model.graph for v in node.outputs}
+        run = OrtExecutor(draft.model, tuple(made.intersection([*missing, *map(_input, layers)])))
         count = 0
         with ThreadPoolExecutor(WORKERS) as pool:
             for label, feeds in data:
@@ -98,7 +99,10 @@ class _Collector:
         """Take the inputs of one sample in."""
         for node in self.layers:
             found = patches(node, np.asarray(values[_input(node)], np.float32), self.limit)
-            if found is None or found.shape[1] == 0:
+            if found is None:
+                continue
+            found = found[:, np.isfinite(found).all((0, 2))]
+            if found.shape[1] == 0:
                 continue
             waiting = self.waiting.setdefault(node.name or "", [])
             waiting.append(found)

@@ -20,6 +20,7 @@ from halfeven.graph.plan import Plan, Quantizer, Role, Site
 from halfeven.numerics.grid import IntGrid
 from halfeven.numerics.quantize import fake_quantize, params_of
 from halfeven.numerics.scheme import PER_TENSOR, Scheme, per_channel
+from halfeven.run.ort import HUGE
 from halfeven.stats.distance import sqnr_db
 from halfeven.steps.regions import Unit, choose, make_units
 from halfeven.targets.target import OpRule, Target
@@ -43,6 +44,7 @@ class Place:
         if self.prefer not in ("speed", "size"):
             raise BadOption(f"--prefer '{self.prefer}' is not known. Choose speed or size.")
         reasons = {**_rough_tables(draft.model, draft.target), **_masks(draft), **_post_processing(draft.model)}
+        reasons.update(_shape_arithmetic(draft.model))
         reasons.update(_kept(draft.model, self.keep_float))
         units = make_units(draft.model, draft.target, reasons)
         chosen, floats = choose(units, draft.target, draft.shapes, self.prefer)
@@ -56,40 +58,68 @@ def _kept(model: ir.Model, patterns: Sequence[str]) -> dict[str, str]:
     """Nodes the user keeps in float; a pattern that matches nothing is an error, as it is most likely a slip."""
     found: dict[str, str] = {}
     for pattern in patterns:
-        names = [n.name or "" for n in model.graph if fnmatchcase(n.name or "", pattern) or n.op_type == pattern]
+        names = [n.name or "" for n in model.graph if _matches(n, pattern)]
         if not names:
             raise BadOption(f"--keep-float '{pattern}' matches no node. `halfeven inspect` lists the names.")
         found.update(dict.fromkeys(names, f"kept in float by --keep-float '{pattern}'"))
     return found
 
 
+def _matches(node: ir.Node, pattern: str) -> bool:
+    return pattern in (node.name, node.op_type) or fnmatchcase(node.name or "", pattern)
+
+
 def _post_processing(model: ir.Model) -> dict[str, str]:
     """What leads from the last layers to NonMaxSuppression and its kin, and all that follows."""
-    ends = [node for node in model.graph if node.op_type in ops.POST_OPS]
     found: dict[str, str] = {}
-    for end in ends:
+    for end in (node for node in model.graph if node.op_type in ops.POST_OPS):
         reason = f"post-processing around {end.op_type} '{end.name}': boxes and scores must not share a scale"
         for step in (ir.Node.predecessors, ir.Node.successors):
-            queue = [end]
+            seen, queue = {end}, [end]
             while queue:
                 node = queue.pop()
-                if node.name in found and node is not end:
-                    continue
-                found[node.name or ""] = reason
-                queue += [n for n in step(node) if ops.weight_port(n) is None or n.op_type not in ops.COMPUTE_OPS]
+                found.setdefault(node.name or "", reason)
+                following = [n for n in step(node) if n not in seen and not ops.is_layer(n)]
+                seen.update(following)
+                queue += following
+    return found
+
+
+def _shape_arithmetic(model: ir.Model) -> dict[str, str]:
+    """What is computed from shapes alone, in whatever type."""
+    made: set[ir.Value] = set()
+    found: dict[str, str] = {}
+    for node in model.graph:
+        inputs = [v for v in node.inputs if v is not None and ops.constant_of(v) is None]
+        if node.op_type in ops.SHAPE_OPS or (inputs and all(v in made for v in inputs)):
+            made.update(node.outputs)
+            found[node.name or ""] = "shape and index arithmetic is never quantized"
     return found
 
 
 def _masks(draft: Draft) -> dict[str, str]:
     """Nodes that touch values of astronomic size, such as attention masks of -3.4e38."""
-    huge = draft.huge
-    return {
-        node.name
-        or "": f"'{value.name}' reaches {huge[value.name or '']:.2g} (a mask): no scale can hold that and data"
-        for node in draft.model.graph
-        for value in (*node.inputs, *node.outputs)
-        if value is not None and value.name in huge
-    }
+    huge = {**_huge_constants(draft.model), **draft.huge}
+    found: dict[str, str] = {}
+    for node in draft.model.graph:
+        for value in (*node.inputs, *node.outputs):
+            if value is not None and value.name in huge:
+                size = huge[value.name]
+                found[node.name or ""] = f"'{value.name}' reaches {size:.2g} (a mask): no scale can hold that and data"
+    return found
+
+
+def _huge_constants(model: ir.Model) -> dict[str, float]:
+    """Operands of element-wise operators: a mask may not show in the first sample, but its factor does."""
+    found = {}
+    for node in model.graph:
+        for value in node.inputs if node.op_type in ("Add", "Mul", "Sub", "Where", "Div") else ():
+            tensor = ops.constant_of(value)
+            if value is not None and tensor is not None and tensor.dtype in ops.FLOATS and tensor.size:
+                size = float(np.nanmax(np.abs(tensor.numpy().astype(np.float64))))
+                if size >= HUGE:
+                    found[value.name or ""] = size
+    return found
 
 
 def _rough_tables(model: ir.Model, target: Target) -> dict[str, str]:
@@ -182,14 +212,14 @@ class _Placer:
         assert rule is not None
         if rule.weight is not None:
             self._weight(node, rule)
-        for port in [] if unit.table else ops.data_ports(node):
+        for port in unit.ports:
             value = node.inputs[port]
             assert value is not None
             assert value.name is not None
             site = Site(value.name) if self._makes_codes(value) else Site(value.name, name, port)
             self.activations.setdefault(site, self._quantizer(rule.data, f"input of {node.op_type} '{name}'"))
             if rule.output == "as_input":
-                for output in node.outputs:
+                for output in node.outputs[:1] if node.op_type == "MaxPool" else node.outputs:
                     self.parent[self._root(output.name or "")] = self._root(value.name)
         if rule.weight is None:
             for port, value in enumerate(node.inputs):
@@ -206,8 +236,6 @@ class _Placer:
         assert rule.weight is not None
         assert port is not None
         axis = ops.weight_axis(node, port) if rule.weight.tiling.axis is not None else None
-        if node.op_type == "MatMul" and len(ops.shape_of(node.inputs[port], {}) or ()) > 2:
-            axis = None  # batched weights: the kernels take one scale
         scheme = replace(rule.weight, tiling=PER_TENSOR if axis is None else per_channel(axis))
         weight, name = node.inputs[port], node.name or ""
         assert weight is not None
@@ -223,6 +251,8 @@ class _Placer:
     def _write(self, unit: Unit) -> None:
         assert unit.rule is not None
         for value in unit.outputs:
+            if value.dtype not in ops.FLOATS | {None}:
+                continue
             if value.name and self._makes_codes(value) and (value.uses() or value.is_graph_output()):
                 reason = f"output of {unit.head.op_type} '{unit.head.name}'"
                 self.activations.setdefault(Site(value.name), self._quantizer(unit.rule.data, reason))

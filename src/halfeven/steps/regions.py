@@ -53,7 +53,15 @@ class Unit:
     @property
     def layer(self) -> bool:
         """True when it multiplies by constant weights."""
-        return self.head.op_type in ops.COMPUTE_OPS and ops.weight_port(self.head) is not None
+        return ops.is_layer(self.head)
+
+    @property
+    def ports(self) -> list[int]:
+        """The inputs that carry codes when the unit is integer."""
+        if self.table:
+            return []
+        allowed = None if self.rule is None else self.rule.ports
+        return [port for port in ops.data_ports(self.head) if allowed is None or port in allowed]
 
 
 def make_units(model: ir.Model, target: Target, reasons: Mapping[str, str]) -> list[Unit]:
@@ -108,8 +116,6 @@ def _fits(node: ir.Node, rule: OpRule, target: Target) -> tuple[OpRule | None, s
             return None, why
         if (bias := ops.bias_of(node)) is not None and ops.constant_of(bias) is None:
             return None, "its bias is computed at run time"
-    elif op == "MaxPool" and len(node.outputs) > 1:
-        return None, "MaxPool with indices has no integer kernel"
     elif rule.output == "as_input" and (why := _odd_filling(node)):
         return None, why
     elif not rule.constants and len(ops.data_ports(node)) < 2:
@@ -151,7 +157,8 @@ def _fused(node: ir.Node, rule: OpRule) -> ir.Node | None:
     follower = uses[0].node
     same_graph = follower.graph is node.graph
     constant = all(ops.constant_of(v) is not None for v in follower.inputs[1:] if v is not None)
-    return follower if follower.op_type in rule.fuses and uses[0].idx == 0 and same_graph and constant else None
+    known = follower.domain == "" and follower.op_type in rule.fuses
+    return follower if known and uses[0].idx == 0 and same_graph and constant else None
 
 
 def choose(units: Sequence[Unit], target: Target, shapes: Shapes, prefer: str) -> tuple[set[Unit], dict[Unit, str]]:
@@ -167,7 +174,7 @@ def choose(units: Sequence[Unit], target: Target, shapes: Shapes, prefer: str) -
             forced = prefer == "size" and ops.weight_port(unit.head) is not None
             cut.add(INTEGER, unit, INFINITE if forced else floating)
             cut.add(unit, FLOAT, integral)
-        for port in ops.data_ports(unit.head):
+        for port in unit.ports:
             readers.setdefault(unit.head.inputs[port], []).append(unit)  # type: ignore[arg-type]
         for value in _subgraph_reads(unit):
             readers.setdefault(value, []).append(unit)

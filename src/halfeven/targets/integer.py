@@ -20,8 +20,9 @@ INTEGER = Target(
         OpRule(("Add", "Sub", "Mul"), ACT, fuses=("Relu", "Clip")),
         OpRule(("AveragePool", "GlobalAveragePool", "ReduceMean", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish"), ACT),
         OpRule(("LeakyRelu", "PRelu", "Softmax", "Relu", "Clip"), ACT),
-        OpRule(("Concat", "MaxPool", "Pad"), ACT, output="as_input"),
-        OpRule(("Resize",), ACT, output="as_input", where={"mode": ("nearest", b"nearest", None)}),
+        OpRule(("Concat", "MaxPool"), ACT, output="as_input"),
+        OpRule(("Pad",), ACT, output="as_input", ports=(0,)),
+        OpRule(("Resize",), ACT, output="as_input", where={"mode": ("nearest", None), "axes": (None,)}, ports=(0,)),
         OpRule(
             ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Expand"),
             ACT,

@@ -23,7 +23,7 @@ RULES = (
     OpRule(("Add", "Mul"), ACT, fuses=("Relu", "Clip")),
     OpRule(("AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu", "Softmax"), ACT),
     OpRule(("Concat", "MaxPool"), ACT, output="as_input"),
-    OpRule(("Resize",), ACT, output="as_input", where={"mode": ("nearest", b"nearest", None)}),
+    OpRule(("Resize",), ACT, output="as_input", where={"mode": ("nearest", None), "axes": (None,)}, ports=(0,)),
     OpRule(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split"), ACT, output="as_input"),
 )
 

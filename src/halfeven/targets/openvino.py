@@ -21,7 +21,7 @@ OPENVINO = Target(
         OpRule(("Add",), ACT, fuses=("Relu", "Clip"), constants=False),
         OpRule(("AveragePool", "GlobalAveragePool"), ACT),
         OpRule(("Concat", "MaxPool"), ACT, output="as_input"),
-        OpRule(("Resize",), ACT, output="as_input", where={"mode": ("nearest", b"nearest", None)}),
+        OpRule(("Resize",), ACT, output="as_input", where={"mode": ("nearest", None), "axes": (None,)}, ports=(0,)),
         OpRule(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Split"), ACT, output="as_input"),
     ),
     costs=UNIFORM,

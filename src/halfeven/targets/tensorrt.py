@@ -22,7 +22,7 @@ TENSORRT = Target(
         OpRule(("Add",), ACT, output="either", fuses=("Relu", "Clip"), constants=False),
         OpRule(("AveragePool", "GlobalAveragePool"), ACT, output="either"),
         OpRule(("Concat", "MaxPool"), ACT, output="as_input"),
-        OpRule(("Resize",), ACT, output="as_input"),
+        OpRule(("Resize",), ACT, output="as_input", ports=(0,)),
     ),
     costs=UNIFORM,
     numerics=Numerics(bias_bits=0),

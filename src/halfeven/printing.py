@@ -1,0 +1,103 @@
+"""What commands print: sentences and tables that fit 80 columns, or one JSON object.
+
+Lines are broken between words at the width of the terminal (80 where there is none); in tables, words that are too
+long are folded, never cut.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import fill
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from halfeven.report.inspection import Inspection
+    from halfeven.report.verify import Verification
+
+REASONS = 6
+EXAMPLES_SHOWN = 2
+
+
+def print_json(data: object) -> None:
+    """One object, and nothing else."""
+    json.dump(data, sys.stdout, indent=1, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def say(text: str, indent: str = "") -> None:
+    """A sentence, its further lines indented."""
+    width = max(get_terminal_size().columns, 40) - 1
+    print(fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False))
+
+
+def _remarks(kind: str, sentences: Iterable[str]) -> None:
+    for text in sentences:
+        say(f"{kind}: {text}", "  ")
+
+
+def _table(rows: Sequence[tuple[str, ...]], head: tuple[str, ...]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=any(head), pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for i, title in enumerate(head):
+        justify = "right" if 0 < i < len(head) - 1 else "left"
+        table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(*(Text(text) for text in row))
+    console = Console(highlight=False, width=max(get_terminal_size().columns, 40))
+    with console.capture() as captured:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def print_result(
+    source: str, output: Path, seen: "Inspection", verification: "Verification | None", notes: Sequence[str]
+) -> None:
+    """What became of a model, what it cost, and what stays float."""
+    print(f"{source} -> {output}")
+    if verification is not None:
+        print_verification(verification)
+    else:
+        print("not compared with the float model")
+    say(f"{seen.layers[0]} of {seen.layers[1]} layers quantized for {seen.target}")
+    _print_floats([row for row in seen.reasons() if not row[1].startswith("shape and index")])
+    _remarks("note", notes)
+
+
+def print_verification(found: "Verification") -> None:
+    """The cost in one sentence, the figures, the warnings."""
+    say(found.sentence)
+    print()
+    _table(found.rows(), ("", "float", "INT8", ""))
+    print()
+    _remarks("warning", found.warnings)
+
+
+def _print_floats(reasons: Sequence[tuple[int, str, str]], most: int = REASONS) -> None:
+    if not reasons:
+        return
+    print("stays float:")
+    for count, why, example in reasons[:most]:
+        say(f"  {count:4d} {'node' if count == 1 else 'nodes'}: {why} ({example})", "       ")
+    if len(reasons) > most:
+        print(f"       and {len(reasons) - most} more reasons; `halfeven inspect` lists all")
+
+
+def print_inspection(seen: "Inspection", model: str, *, everything: bool) -> None:
+    """What would be quantized, in counts; what stays float, by reason or (`everything`) one by one."""
+    before, after = seen.weights
+    print(f"{model} for {seen.target}")
+    print(f"  layers   {seen.layers[0]} of {seen.layers[1]} become integer")
+    print(f"  nodes    {seen.nodes[0]} of {seen.nodes[1]} become integer")
+    print(f"  weights  {before / 1e6:.2f} MB -> {after / 1e6:.2f} MB ({after / max(before, 1):.2f} x)")
+    _print_floats(seen.reasons(), len(seen.floats))
+    if everything:
+        print()
+        _table([(name, op, why) for name, (op, why) in seen.floats.items()], ("float node", "operator", "reason"))
+        print()
+        _table([(tensor, str(group), scheme) for tensor, scheme, group in seen.groups], ("tensor", "group", "scheme"))
+    _remarks("note", seen.notes)
