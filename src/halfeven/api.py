@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from halfeven.data.check import swap_colors
+from halfeven.data.preprocess import parse_preprocess
 from halfeven.draft import Draft, Progress, Step, no_progress, pipeline
 from halfeven.errors import BadCalibration, BadOption, UnsupportedByTarget
 from halfeven.export.interface import integer_interface
@@ -32,6 +33,7 @@ from halfeven.run.ort import OrtExecutor
 from halfeven.run.specs import model_digest
 from halfeven.stats.record import Record
 from halfeven.steps.follow import FollowPlan
+from halfeven.steps.pictures import PinBytes, take_pictures
 from halfeven.targets import target_named
 from halfeven.version import __version__
 
@@ -135,24 +137,40 @@ def quantize(
     }
     settings, chosen = _configured(config, given, options)
     draft, notes = _loaded(model, str(settings["target"]), example_inputs)
-    source = model if isinstance(model, ir.Model) else draft.model
-    feed = open_data(draft.model, data, settings, held_out=verify)
-    digest = model_digest(draft.model)
-    draft = _with_record(draft, stats, digest)
-    steps = _steps(chosen, tuple(settings["skip"]), plan, have_data=data is not None or stats is None)
+    draft, settings, inside = _with_pictures(draft, settings)
+    source = draft.model
+    feed = open_data(draft.model, data, settings, held_out=verify, measured=stats is not None)
+    draft = _with_record(draft, stats, model_digest(draft.model))
+    steps = _steps(
+        chosen, tuple(settings["skip"]), plan, have_data=data is not None or stats is None, pictures=bool(inside)
+    )
     draft = pipeline(*steps)(draft, feed.calibration, progress)
     _refuse_nothing(draft)
-    provenance = _provenance(draft, settings, chosen, feed)
-    quantized = integer_interface(to_qdq(draft), draft, str(settings["io"]))
-    quantized.metadata_props.update(provenance)
+    quantized = to_qdq(draft)
     verification = None
-    if verify and settings["io"] == "float":
+    if verify:
         sizes = _file_size(model if isinstance(model, str | Path) else source), _file_size(quantized)
         verification = compare_models(
             source, quantized, feed.held_out, sizes=sizes, labels=feed.labels, signed=_signed(draft), progress=progress
         )
-    said = (*notes, *draft.notes, *feed.said(), *_colors(draft, feed))
+    quantized = integer_interface(quantized, draft, str(settings["io"]), pictures=bool(inside))
+    quantized.metadata_props.update(_provenance(draft, settings, chosen, feed))
+    said = (*notes, *inside, *draft.notes, *feed.said(), *_colors(draft, feed))
     return Result(draft, quantized, verification, tuple(dict.fromkeys(said)), _name(model))
+
+
+def _with_pictures(draft: Draft, settings: dict[str, Any]) -> tuple[Draft, dict[str, Any], list[str]]:
+    """With uint8 inputs and a preprocess, the normalisation moves into the model, and the data stay bytes."""
+    if settings["io"] != "uint8" or settings["preprocess"] is None:
+        return draft, settings, []
+    preprocess = parse_preprocess(settings["preprocess"])
+    if preprocess.pad_to is not None:
+        raise BadOption("--io uint8: this preprocess pads after the normalisation, which bytes cannot express.")
+    channels = max(len(preprocess.mean), len(preprocess.std))
+    std, mean = (np.broadcast_to(np.array(v, np.float64), (channels,)) for v in (preprocess.std, preprocess.mean))
+    model, note = take_pictures(draft.model, preprocess.scale / std, -mean / std)
+    raw = replace(preprocess, scale=1.0, mean=(0.0,), std=(1.0,))
+    return replace(draft, model=model), {**settings, "preprocess": raw}, [note]
 
 
 def calibrate(
@@ -263,12 +281,20 @@ def _with_record(draft: Draft, stats: Record | str | Path | None, digest: str) -
 
 
 def _steps(
-    options: Mapping[str, object], skip: tuple[str, ...], plan: Plan | str | Path | None, *, have_data: bool
+    options: Mapping[str, object],
+    skip: tuple[str, ...],
+    plan: Plan | str | Path | None,
+    *,
+    have_data: bool,
+    pictures: bool,
 ) -> list[Step]:
     steps = make_steps({"observe_moments": 0, **options} if not have_data or "gptq" in skip else options, skip)
     if plan is not None:
         steps["place"] = FollowPlan(plan if isinstance(plan, Plan) else Plan.load(plan))
-    return list(steps.values())
+    listed = list(steps.values())
+    if pictures:
+        listed.insert(list(steps).index("place") + 1, PinBytes())
+    return listed
 
 
 def _refuse_nothing(draft: Draft) -> None:

@@ -3,7 +3,8 @@
 import argparse
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from halfeven.cli import step_options
 from halfeven.errors import BadOption
 from halfeven.graph.files import write_text
 from halfeven.printing import print_inspection, print_json, print_result, print_verification, say
-from halfeven.progress import terminal
+from halfeven.progress import Report, terminal
 from halfeven.report.inspection import inspect_draft
 from halfeven.stats.record import Record
 
@@ -27,7 +28,7 @@ def quantize(args: argparse.Namespace) -> int:
     if model.is_file():  # else the loader says what is wrong
         _check_outputs(args, {"-o": output, "--save-plan": args.save_plan})
     _quiet_libraries()
-    with terminal(args.quiet or args.json) as progress:
+    with _progress(args) as progress:
         result = api.quantize(
             args.model,
             args.data,
@@ -59,7 +60,7 @@ def calibrate(args: argparse.Namespace) -> int:
         raise BadOption("calibrate needs --data: the samples to collect statistics from.")
     else:
         _quiet_libraries()
-        with terminal(args.quiet or args.json) as progress:
+        with _progress(args) as progress:
             record = api.calibrate(
                 args.model,
                 args.data,
@@ -92,7 +93,7 @@ def inspect(args: argparse.Namespace) -> int:
     """`halfeven inspect`."""
     _check_outputs(args, {"--save-plan": args.save_plan})
     _quiet_libraries()
-    with terminal(args.quiet or args.json) as progress:
+    with _progress(args) as progress:
         seen, draft = api.inspect(
             args.model,
             args.data,
@@ -112,7 +113,7 @@ def inspect(args: argparse.Namespace) -> int:
 def verify(args: argparse.Namespace) -> int:
     """`halfeven verify`."""
     _quiet_libraries()
-    with terminal(args.quiet or args.json) as progress:
+    with _progress(args) as progress:
         settings = _settings(args, "preprocess", "labels", "limit")
         found = api.verify(args.model, args.quantized, args.data, **settings, progress=progress)
     if args.json:
@@ -131,7 +132,7 @@ def demo(args: argparse.Namespace) -> int:
         raise BadOption(f"-o '{folder}' is a file; give the name of a folder.")
     folder.mkdir(parents=True, exist_ok=True)
     _quiet_libraries()
-    with terminal(args.quiet or args.json) as progress:
+    with _progress(args) as progress:
         result, verification, output = run(folder, progress)
     if args.json:
         print_json({"output": str(output), "verification": verification.to_json(), "notes": list(result.notes)})
@@ -148,6 +149,14 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "verify": verify,
     "demo": demo,
 }
+
+
+@contextmanager
+def _progress(args: argparse.Namespace) -> Iterator[Report]:
+    """Bars, unless they are not wanted; from the start, as loading takes a while."""
+    with terminal(args.quiet or args.json) as progress:
+        progress("prepare", 0, None)
+        yield progress
 
 
 def _settings(args: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from halfeven.report.verify import Verification
 
 REASONS = 6
-EXAMPLES_SHOWN = 2
+NOTES = 12
 
 
 def print_json(data: object) -> None:
@@ -65,7 +65,9 @@ def print_result(
         print("not compared with the float model")
     say(f"{seen.layers[0]} of {seen.layers[1]} layers quantized for {seen.target}")
     _print_floats([row for row in seen.reasons() if not row[1].startswith("shape and index")])
-    _remarks("note", notes)
+    _remarks("note", notes[:NOTES])
+    if len(notes) > NOTES:
+        print(f"and {len(notes) - NOTES} more notes; --json has them all")
 
 
 def print_verification(found: "Verification") -> None:
@@ -84,7 +86,7 @@ def _print_floats(reasons: Sequence[tuple[int, str, str]], most: int = REASONS) 
     for count, why, example in reasons[:most]:
         say(f"  {count:4d} {'node' if count == 1 else 'nodes'}: {why} ({example})", "       ")
     if len(reasons) > most:
-        print(f"       and {len(reasons) - most} more reasons; `halfeven inspect` lists all")
+        print(f"       and {len(reasons) - most} more; `halfeven inspect` lists all")
 
 
 def print_inspection(seen: "Inspection", model: str, *, everything: bool) -> None:

@@ -35,7 +35,7 @@ def terminal(quiet: bool) -> Iterator[Report]:
         """Done, of how many, and how many a second."""
 
         def render(self, task: Task) -> Text:
-            if not task.completed:
+            if not task.completed or task.total == 1:
                 return Text("")
             of = f"/{task.total:.0f}" if task.total and not task.finished else ""
             rate = f"  {task.speed:.1f}/s" if task.speed and not task.finished else ""

@@ -27,7 +27,7 @@ LAYERS = {
     "gemm of a transposed input": ((5, 3), "Gemm <transA = 1> (x, w)", (5, 6), 1, 1, 1),
     "matmul": ((3, 5), "MatMul(x, w)", (5, 6), 1, 1, 1),
     "matmul of rank three": ((2, 3, 5), "MatMul(x, w)", (5, 6), 1, 1, 2),
-    "batched matmul": ((2, 3, 5), "MatMul(x, w)", (2, 5, 6), 1, 2, 2),
+    "batched matmul": ((2, 3, 5), "MatMul(x, w)", (2, 5, 6), 1, None, None),
     "matmul with the constant left": ((5, 3), "MatMul(w, x)", (6, 5), 0, 0, 0),
 }
 

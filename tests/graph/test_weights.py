@@ -58,7 +58,7 @@ def test_a_bias_is_added_under_a_free_name(build: Build, compute: Compute) -> No
     model = build("g (float[2,2] x) => (float[2,2] y) { w_bias = Relu(x)  y = Gemm(w_bias, w) }", w=W)
     put_constant(model.graph[1], 2, np.array([10, 20], np.float32), model)
     assert set(model.graph.initializers) == {"w", "w_bias_1"}
-    np.testing.assert_array_equal(compute(model, X)[0], [*W, 10, 20])
+    np.testing.assert_array_equal(compute(model, X)[0], W + np.array([10, 20]))
 
 
 def test_a_constant_of_another_shape_keeps_no_old_shape(build: Build) -> None:

@@ -14,8 +14,10 @@ from halfeven.errors import BadOption
 TYPES = {"float": None, "uint8": ir.DataType.UINT8, "int8": ir.DataType.INT8}
 
 
-def integer_interface(model: ir.Model, draft: Draft, io: str) -> ir.Model:
+def integer_interface(model: ir.Model, draft: Draft, io: str, pictures: bool = False) -> ir.Model:
     """The model with integer inputs and outputs where they are quantized; `io` "float" leaves it alone.
+
+    `pictures`: its floating-point inputs are bytes in value, so those that are not quantized are cast from uint8.
 
     Raises:
         BadOption: an unknown type, one that the target's activations do not have, or no input or output is quantized.
@@ -26,6 +28,7 @@ def integer_interface(model: ir.Model, draft: Draft, io: str) -> ir.Model:
     if wanted is None:
         return model
     done = [value.name for value in list(model.graph.inputs) if _take_codes(model, value, wanted)]
+    done += [value.name for value in list(model.graph.inputs) if pictures and _take_bytes(value)]
     done += [value.name for value in list(model.graph.outputs) if _give_codes(model, value, wanted)]
     if not done:
         grid = next(iter(draft.target.rules)).data.grid
@@ -50,6 +53,24 @@ def _take_codes(model: ir.Model, value: ir.Value, wanted: ir.DataType) -> bool:
     assert q.graph is not None
     q.graph.remove(q, safe=True)
     value.type = ir.TensorType(wanted)
+    return True
+
+
+def _take_bytes(value: ir.Value) -> bool:
+    """Let an input that holds bytes as floats be uint8, and cast it."""
+    if value.dtype is not ir.DataType.FLOAT:
+        return False
+    readers = [(use.node, use.idx) for use in value.uses()]
+    cast = ir.Node(
+        "", "Cast", [value], [ir.AttrInt64("to", int(ir.DataType.FLOAT))], num_outputs=1, name=f"{value.name}_Cast"
+    )
+    cast.outputs[0].name, cast.outputs[0].type, cast.outputs[0].shape = f"{value.name}_cast", value.type, value.shape
+    graph = value.graph
+    assert isinstance(graph, ir.Graph)
+    graph.insert_before(graph[0], cast)
+    for node, port in readers:
+        node.replace_input_with(port, cast.outputs[0])
+    value.type = ir.TensorType(ir.DataType.UINT8)
     return True
 
 

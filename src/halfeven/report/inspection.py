@@ -36,14 +36,30 @@ class Inspection:
         }
 
     def reasons(self) -> list[tuple[int, str, str]]:
-        """How many float nodes there are for each reason, and the first few of them, most first."""
+        """How many float nodes there are for each reason, and the first few of them, most first.
+
+        Nodes that stay float for want of a kernel for their operator are one reason, with all those operators.
+        """
         counts: Counter[str] = Counter()
         examples: dict[str, list[str]] = {}
+        operators: dict[str, Counter[str]] = {}
         for name, (op, why) in self.floats.items():
-            kind = why.split(":")[0] if why.startswith("does not pay") else why
+            kind = why
+            if why.startswith("does not pay"):
+                kind = f"{why.split(':')[0]}: integers would save less time than the conversions around them cost"
+            elif why.endswith(f" for {op}"):
+                kind = why.removesuffix(op)
+                operators.setdefault(kind, Counter())[op] += 1
             counts[kind] += 1
             examples.setdefault(kind, []).append(f"{op} '{name}'")
-        return [(n, why, ", ".join(examples[why][:2])) for why, n in counts.most_common()]
+        return [
+            (
+                n,
+                why + ", ".join(op for op, _ in operators.get(why, Counter()).most_common()),
+                ", ".join(examples[why][:2]),
+            )
+            for why, n in counts.most_common()
+        ]
 
 
 def inspect_draft(draft: Draft) -> Inspection:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import length_hint
 from typing import ClassVar
 
 import numpy as np
@@ -67,7 +68,7 @@ class Observe:
                 if count < self.moments:
                     moments.take(values)
                 count += 1
-                progress("observe", count, None)
+                progress("observe", count, length_hint(data) or None)
         if count == 0:
             raise BadCalibration("There is no sample to calibrate with: the data are empty.")
         return replace(

@@ -204,8 +204,7 @@ class _Placer:
             return False
         if unit.rule.output != "either":
             return True
-        readers = [use.node for use in value.uses()]
-        return bool(readers) and all(n in self.unit_of for n in readers) and not value.is_graph_output()
+        return any(use.node in self.unit_of for use in value.uses())
 
     def _read(self, unit: Unit) -> None:
         node, rule, name = unit.head, unit.rule, unit.head.name or ""

@@ -16,8 +16,9 @@ OPENVINO = Target(
     name="openvino",
     source="OpenVINO 2026.4 low precision transformations, documentation; execution graph read back",
     rules=(
-        OpRule(("Conv",), ACT, weight=WEIGHT, fuses=("Relu", "Clip")),
-        OpRule(("MatMul", "Gemm"), ACT, weight=WEIGHT, output="either", fuses=("Relu", "Clip")),
+        OpRule(
+            ("Conv", "ConvTranspose", "MatMul", "Gemm"), ACT, weight=WEIGHT, output="either", fuses=("Relu", "Clip")
+        ),
         OpRule(("Add",), ACT, fuses=("Relu", "Clip"), constants=False),
         OpRule(("AveragePool", "GlobalAveragePool"), ACT),
         OpRule(("Concat", "MaxPool"), ACT, output="as_input"),
