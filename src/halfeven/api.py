@@ -20,8 +20,8 @@ from halfeven.data.check import swap_colors
 from halfeven.data.preprocess import parse_preprocess
 from halfeven.draft import Draft, Progress, Step, no_progress, pipeline
 from halfeven.errors import BadCalibration, BadOption, UnsupportedByTarget
-from halfeven.export.interface import integer_interface
-from halfeven.export.onnx import to_qdq
+from halfeven.exporters.interface import integer_interface
+from halfeven.exporters.onnx import to_qdq
 from halfeven.feeding import Feed, open_data
 from halfeven.graph import model as files
 from halfeven.graph.plan import Plan
@@ -201,7 +201,7 @@ def calibrate(
     run = [steps[name] for name in ("simplify", "trace", "place", "equalize", "observe")]
     draft = pipeline(*run)(draft, feed.calibration, progress)
     count = next((o.moving.samples for o in draft.stats.values() if o.moving is not None), feed.calibration.passed)
-    return Record(digest, (feed.digest,), count, draft.stats, draft.channels, draft.shapes, draft.huge)
+    return Record(digest, (feed.digest,), count, draft.stats, draft.channels, draft.shapes, draft.huge, draft.scaling)
 
 
 def inspect(
@@ -277,7 +277,14 @@ def _with_record(draft: Draft, stats: Record | str | Path | None, digest: str) -
     record = stats if isinstance(stats, Record) else Record.load(stats)
     if record.model != digest:
         raise BadCalibration(f"The statistics are of model {record.model}, this one is {digest}: calibrate it anew.")
-    return replace(draft, stats=record.observations, channels=record.channels, shapes=record.shapes, huge=record.huge)
+    return replace(
+        draft,
+        stats=record.observations,
+        channels=record.channels,
+        shapes=record.shapes,
+        huge=record.huge,
+        stats_scaling=record.scaling,
+    )
 
 
 def _steps(

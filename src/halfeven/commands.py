@@ -12,6 +12,7 @@ from halfeven import api
 from halfeven.cli import step_options
 from halfeven.errors import BadOption
 from halfeven.graph.files import write_text
+from halfeven.options import check_setting
 from halfeven.printing import print_inspection, print_json, print_result, print_verification, say
 from halfeven.progress import Report, terminal
 from halfeven.report.inspection import inspect_draft
@@ -160,7 +161,9 @@ def _progress(args: argparse.Namespace) -> Iterator[Report]:
 
 
 def _settings(args: argparse.Namespace, *names: str) -> dict[str, Any]:
-    return {name: value for name in names if (value := getattr(args, name)) is not None}
+    """The settings that were given."""
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    return {name: check_setting(name, value) for name, value in given.items()}
 
 
 def _check_outputs(args: argparse.Namespace, outputs: dict[str, str | Path | None]) -> None:

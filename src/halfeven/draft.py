@@ -48,6 +48,10 @@ class Draft:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     huge: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    scaling: str = ""
+    """Digest of the factors by which channels were equalized; empty when they were not."""
+    stats_scaling: str | None = None
+    """The `scaling` that given statistics were taken under; None when they are this run's own."""
 
     def noting(self, *sentences: str) -> "Draft":
         """The draft with sentences added for the user, each once."""

@@ -20,8 +20,8 @@ from typing import Any, get_args
 
 from halfeven.draft import Step
 from halfeven.errors import BadOption
-from halfeven.export.interface import TYPES
-from halfeven.stats.estimate import method_named
+from halfeven.exporters.interface import TYPES
+from halfeven.stats.estimate import METHODS
 from halfeven.steps.calibrate import Calibrate
 from halfeven.steps.equalize import Equalize
 from halfeven.steps.gptq import Gptq
@@ -137,7 +137,7 @@ def make_steps(options: Mapping[str, object], skip: tuple[str, ...] = ()) -> dic
 def _fitting(option: Option, value: object, where: str) -> object:
     """The value in the option's kind, if it has it."""
     if option.many:
-        return _texts(value, where, option.name)
+        return _texts(value, where, "head/*=minmax" if option.name == "tensors" else "head/*")
     if option.choices:
         if value not in option.choices:
             near = _nearest(value, option.choices)
@@ -147,21 +147,22 @@ def _fitting(option: Option, value: object, where: str) -> object:
         value = float(value)
     if not isinstance(value, option.kind) or isinstance(value, bool) is not (option.kind is bool):
         raise BadOption(f"{where} {value!r}: expected {KINDS[option.kind]}, for instance {option.default!r}.")
-    if option.name == "calibrate":
-        method_named(str(value))
+    if option.name == "calibrate" and value not in METHODS:
+        near = _nearest(value, METHODS)
+        raise BadOption(f"{where} {value!r}: there is no such method; choose one of {', '.join(METHODS)}.{near}")
     if isinstance(value, int | float):
         low, high = LIMITS.get(option.name, (0, inf))
         if not (low <= value <= high and isfinite(value)):
-            limits = f"at least {low:g}" if high == inf else f"from {low:g} to {high:g}"
+            limits = f"of at least {low:g}" if high == inf else f"from {low:g} to {high:g}"
             raise BadOption(f"{where} {value}: expected {KINDS[option.kind]} {limits}, for instance {option.default}.")
     return value
 
 
-def _texts(value: object, where: str, name: str) -> tuple[str, ...]:
+def _texts(value: object, where: str, example: str) -> tuple[str, ...]:
     """One text or several, as a tuple."""
     items = (value,) if isinstance(value, str) else value
     if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-        raise BadOption(f"{where} {value!r}: expected texts, for instance {name}=['head/*'].")
+        raise BadOption(f"{where} {value!r}: expected a list of texts, for instance ['{example}'].")
     return tuple(items)
 
 
@@ -236,6 +237,9 @@ def check_setting(name: str, value: object, where: str = "") -> object:
             raise BadOption(f"{where} {value!r}: expected a text such as '{WORDS[name][0]}'.")
         if value not in WORDS[name]:
             raise BadOption(f"{where} '{value}': choose one of {', '.join(WORDS[name])}.{_nearest(value, WORDS[name])}")
+    elif name == "preprocess":
+        if isinstance(value, int | float | list):
+            raise BadOption(f"{where} {value!r}: expected a text such as 'imagenet', or a table of options.")
     elif name == "skip":
-        return _texts(value, where, name)
+        return _texts(value, where, OPTIONAL[0])
     return value

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 REASONS = 6
 NOTES = 12
+LOSS = ": integers would save less time than the conversions around them cost"
 
 
 def print_json(data: object) -> None:
@@ -83,7 +84,8 @@ def _print_floats(reasons: Sequence[tuple[int, str, str]], most: int = REASONS) 
     if not reasons:
         return
     print("stays float:")
-    for count, why, example in reasons[:most]:
+    for count, reason, example in reasons[:most]:
+        why = reason + LOSS if reason == "does not pay" else reason
         say(f"  {count:4d} {'node' if count == 1 else 'nodes'}: {why} ({example})", "       ")
     if len(reasons) > most:
         print(f"       and {len(reasons) - most} more; `halfeven inspect` lists all")

@@ -9,7 +9,7 @@ import pytest
 
 from halfeven.draft import Draft, pipeline
 from halfeven.errors import BadCalibration, BadOption
-from halfeven.export.onnx import to_qdq
+from halfeven.exporters.onnx import to_qdq
 from halfeven.graph.plan import Plan, Site
 from halfeven.numerics.quantize import dequantize, params_for, params_of
 from halfeven.numerics.scheme import QParams

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from halfeven.draft import Draft, pipeline
-from halfeven.export.onnx import to_qdq
+from halfeven.exporters.onnx import to_qdq
 from halfeven.run.compare import relative_error
 from halfeven.run.ort import OrtExecutor
 from halfeven.stats.distance import sqnr_db

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfeven.draft import Draft, pipeline
-from halfeven.export.onnx import to_qdq
+from halfeven.exporters.onnx import to_qdq
 from halfeven.graph.patches import matrix_of
 from halfeven.graph.plan import Site
 from halfeven.numerics.quantize import dequantize, fake_quantize, quantize

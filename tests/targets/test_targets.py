@@ -12,7 +12,7 @@ import pytest
 from halfeven import targets
 from halfeven.draft import Draft, pipeline
 from halfeven.errors import BadOption
-from halfeven.export.onnx import to_qdq
+from halfeven.exporters.onnx import to_qdq
 from halfeven.graph.plan import Site
 from halfeven.run.ort import OrtExecutor
 from halfeven.stats.distance import sqnr_db
@@ -139,8 +139,11 @@ def test_every_operator_of_every_row_is_quantized_as_the_row_says(
         assert after is not None
         assert after.scheme == rule.data
         assert (before is after) == (rule.output == "as_input")
-    reference, found = (OrtExecutor(m, optimize=False)(data[0][1])["y"] for m in (model, to_qdq(draft)))
+    quantized = to_qdq(draft)
+    reference, found = (OrtExecutor(m, optimize=False)(data[0][1])["y"] for m in (model, quantized))
     assert sqnr_db(reference, found) > 20
+    for signed in (False, True):
+        assert sqnr_db(reference, OrtExecutor(quantized, signed=signed)(data[0][1])["y"]) > 20
 
 
 @pytest.mark.parametrize(("target", "rule", "op"), ROWS, ids=IDS)

@@ -75,6 +75,8 @@ class Plan:
     groups: Mapping[int, Quantizer] = field(default_factory=dict)
     sites: Mapping[Site, int] = field(default_factory=dict)
     floats: Mapping[str, str] = field(default_factory=dict)
+    scaling: str | None = None
+    """Of a calibrated plan, the digest of the factors by which channels were equalized: its scales hold for these."""
 
     def at(self, site: Site) -> Quantizer | None:
         """The quantizer of a site, if it has one."""
@@ -108,7 +110,8 @@ class Plan:
             entry: list[str | int] = [site.value, site.consumer, site.port] if site.consumer else [site.value]
             members[self.sites[site]].append(entry)
         groups = [{"id": g, "sites": members[g], **q.to_json()} for g, q in sorted(self.groups.items())]
-        return {"halfeven_plan": VERSION, "groups": groups, "floats": dict(sorted(self.floats.items()))}
+        floats = dict(sorted(self.floats.items()))
+        return {"halfeven_plan": VERSION, "scaling": self.scaling, "groups": groups, "floats": floats}
 
     @classmethod
     def from_json(cls, data: Any) -> "Plan":
@@ -133,9 +136,10 @@ class Plan:
                         raise ValueError(f"site {site} is in two groups")
                     sites[site] = group
             floats = {_text(k): _text(v) for k, v in dict(data["floats"]).items()}
+            scaling = None if data.get("scaling") is None else _text(data["scaling"])
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError, QuantError) as error:
             raise BadOption(f"Plan: an entry is malformed ({type(error).__name__}: {error}).") from error
-        return cls(groups, sites, floats)
+        return cls(groups, sites, floats, scaling)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON, beside and then renamed."""

@@ -46,7 +46,7 @@ class Inspection:
         for name, (op, why) in self.floats.items():
             kind = why
             if why.startswith("does not pay"):
-                kind = f"{why.split(':')[0]}: integers would save less time than the conversions around them cost"
+                kind = "does not pay"
             elif why.endswith(f" for {op}"):
                 kind = why.removesuffix(op)
                 operators.setdefault(kind, Counter())[op] += 1

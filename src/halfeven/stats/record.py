@@ -28,6 +28,7 @@ class Record:
     channels: Mapping[str, ChannelRange] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     huge: Mapping[str, float] = field(default_factory=dict)
+    scaling: str = ""
 
     def merge(self, other: Self) -> Self:
         """Both records.
@@ -59,6 +60,7 @@ class Record:
             "model": self.model,
             "data": list(self.data),
             "samples": self.samples,
+            "scaling": self.scaling,
             "shapes": {k: list(v) for k, v in sorted(self.shapes.items())},
             "huge": dict(sorted(self.huge.items())),
             "channels": {k: v.to_json() for k, v in sorted(self.channels.items())},
@@ -93,6 +95,7 @@ class Record:
                 {k: ChannelRange.from_json(v) for k, v in data["channels"].items()},
                 {k: tuple(int(d) for d in v) for k, v in data["shapes"].items()},
                 {k: float(v) for k, v in data["huge"].items()},
+                str(data["scaling"]),
             )
         except (BadCalibration, AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
             what = error if isinstance(error, BadCalibration) else f"{type(error).__name__}: {error}"

@@ -69,7 +69,7 @@ class Calibrate:
             progress("calibrate", i + 1, len(members))
         plan, fixed = _constants(draft.model, plan)
         notes += fixed
-        return replace(draft, plan=plan).noting(*notes)
+        return replace(draft, plan=replace(plan, scaling=draft.scaling)).noting(*notes)
 
     @staticmethod
     def _rule(text: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ with D the tensor's step after scaling. Clip(0, b) becomes Relu and Min(b s_c): 
 once quantized, both vanish into the saturation of the codes.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -59,17 +60,19 @@ class Equalize:
             return draft
         missing = {n for s in streams for n in s.names & sites} - set(draft.channels)
         seen = {**draft.channels, **(_observe(draft.model, missing, self.samples, data, progress) if missing else {})}
-        done, plan = 0, draft.plan
+        done, plan, state = 0, draft.plan, hashlib.sha256()
         for stream in streams:
             ranges = [seen[name] for name in sorted(stream.names & sites) if name in seen]
             factors = best_factors(stream, ranges, self.limit, self.headroom) if ranges else None
             if factors is not None and factors.max() > 1.0 + 1e-6:
                 for consumer, bias in stream.scale(factors, model).items():
                     plan = plan.reading(consumer, 2, bias)
+                state.update(repr(sorted(stream.names)).encode() + factors.tobytes())
                 done += 1
+        if done == 0:
+            return draft
         note = f"equalized {done} of {len(streams)} tensors and residual streams by channel"
-        draft = replace(draft, channels=seen)
-        return replace(draft, model=model, plan=plan).noting(note) if done else draft
+        return replace(draft, model=model, channels=seen, plan=plan, scaling=state.hexdigest()[:16]).noting(note)
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,6 +48,7 @@ class Observe:
         Raises:
             BadCalibration: no sample, or a tensor with NaN; the sample is named.
         """
+        _same_scaling(draft)
         wanted = watched(draft)
         missing = sorted(set(wanted) - set(draft.stats))
         layers = self._layers(draft)
@@ -135,6 +136,16 @@ def _refuse_nan(nans: int, name: str, label: str) -> None:
             f"{label}: tensor '{name}' holds {nans} NaN although the sample does not. Leave the sample out, or keep "
             "the layer in float."
         )
+
+
+def _same_scaling(draft: Draft) -> None:
+    """Scales and statistics made elsewhere must be of channels equalized as they are here."""
+    for given, what in ((draft.stats_scaling, "statistics"), (draft.plan.scaling, "scales of the plan")):
+        if given is not None and given != draft.scaling:
+            raise BadCalibration(
+                f"The {what} are of a model whose channels were equalized differently: with other data or other --skip, "
+                "--equalize or --target options. Give those they were made with, or make them anew."
+            )
 
 
 def watched(draft: Draft) -> dict[str, int]:

@@ -9,8 +9,8 @@ A rule's `output`:
 
     own        the output has a quantizer of its own
     as_input   the operator moves codes about, or picks some: output and inputs share one scale
-    either     the runtime has an integer kernel with integer output and one with float output: codes where any reader is
-               integer, for all readers (OpenVINO computes wrong numbers from a value read both ways), else floats
+    either     the runtime has an integer kernel with integer output and one with float output: codes where any reader
+               is integer, for all readers (OpenVINO computes wrong numbers from a value read both ways), else floats
 """
 
 from collections.abc import Mapping
