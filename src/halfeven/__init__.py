@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from halfeven.version import __version__
 
 if TYPE_CHECKING:
-    from halfeven.api import Result, calibrate, export, inspect, load, quantize, verify
+    from halfeven.api import calibrate, export, inspect, load, quantize, verify
     from halfeven.draft import Draft, pipeline
     from halfeven.errors import BadCalibration, BadOption, QuantError, UnsupportedByTarget, UnsupportedModel
     from halfeven.graph.plan import Plan, Quantizer, Site
     from halfeven.numerics.grid import IntGrid
     from halfeven.numerics.rounding import Rounding
     from halfeven.numerics.scheme import QParams, Scheme
+    from halfeven.result import Result
     from halfeven.stats.record import Record
     from halfeven.steps.calibrate import Calibrate
     from halfeven.steps.equalize import Equalize
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
     from halfeven.targets.target import Target
 
 _HOMES = {
-    "halfeven.api": ("Result", "calibrate", "export", "inspect", "load", "quantize", "verify"),
+    "halfeven.api": ("calibrate", "export", "inspect", "load", "quantize", "verify"),
     "halfeven.draft": ("Draft", "pipeline"),
     "halfeven.errors": ("BadCalibration", "BadOption", "QuantError", "UnsupportedByTarget", "UnsupportedModel"),
     "halfeven.graph.plan": ("Plan", "Quantizer", "Site"),
     "halfeven.numerics.grid": ("IntGrid",),
     "halfeven.numerics.rounding": ("Rounding",),
     "halfeven.numerics.scheme": ("QParams", "Scheme"),
+    "halfeven.result": ("Result",),
     "halfeven.stats.record": ("Record",),
     "halfeven.steps.calibrate": ("Calibrate",),
     "halfeven.steps.equalize": ("Equalize",),

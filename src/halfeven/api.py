@@ -9,15 +9,12 @@ Experts put steps together themselves: `load`, `pipeline(Simplify(), Trace(), Pl
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 import onnx_ir as ir
 
-from halfeven.data.check import swap_colors
-from halfeven.data.preprocess import parse_preprocess
 from halfeven.draft import Draft, Progress, Step, no_progress, pipeline
 from halfeven.errors import BadCalibration, BadOption, UnsupportedByTarget
 from halfeven.exporters.interface import integer_interface
@@ -26,48 +23,20 @@ from halfeven.feeding import Feed, open_data
 from halfeven.graph import model as files
 from halfeven.graph.plan import Plan
 from halfeven.options import make_steps, read_config
-from halfeven.report.inspection import Inspection, inspect_draft, suspicious_colors
+from halfeven.report.colors import suspect_colors
+from halfeven.report.inspection import Inspection, inspect_draft
 from halfeven.report.verify import Verification, compare_models
+from halfeven.result import Result
 from halfeven.run import torch as torch_door
-from halfeven.run.ort import OrtExecutor
-from halfeven.run.specs import model_digest
+from halfeven.run.specs import file_size, model_digest
 from halfeven.stats.record import Record
 from halfeven.steps.follow import FollowPlan
-from halfeven.steps.pictures import PinBytes, take_pictures
+from halfeven.steps.pictures import PinBytes, with_pictures
 from halfeven.targets import target_named
 from halfeven.version import __version__
 
 Model: TypeAlias = "str | Path | ir.Model | Any"
 SETTINGS = ("target", "preprocess", "labels", "holdout", "limit", "io", "skip", "seed")
-
-
-@dataclass(frozen=True)
-class Result:
-    """A quantized model, how it came about, and what it cost."""
-
-    draft: Draft
-    model: ir.Model
-    verification: Verification | None
-    notes: tuple[str, ...] = ()
-    source: str = "model"
-
-    @property
-    def plan(self) -> Plan:
-        """Where and how the model is quantized."""
-        return self.draft.plan
-
-    def save(self, path: str | Path) -> None:
-        """Write the ONNX file (and, for large models, its data beside it), beside and then renamed."""
-        files.save(self.model, path)
-
-    def summary(self) -> str:
-        """What was done, in a few lines of text."""
-        seen = inspect_draft(self.draft)
-        lines = [f"{self.source} for {seen.target}: {seen.layers[0]} of {seen.layers[1]} layers quantized"]
-        if self.verification is not None:
-            lines += ["  " + "  ".join(part for part in row if part) for row in self.verification.rows()]
-            lines += [f"  warning: {text}" for text in self.verification.warnings]
-        return "\n".join([*lines, *(f"  note: {text}" for text in self.notes)])
 
 
 def load(model: Model, target: str = "onnxruntime") -> Draft:
@@ -137,7 +106,7 @@ def quantize(
     }
     settings, chosen = _configured(config, given, options)
     draft, notes = _loaded(model, str(settings["target"]), example_inputs)
-    draft, settings, inside = _with_pictures(draft, settings)
+    draft, settings, inside = with_pictures(draft, settings)
     source = draft.model
     feed = open_data(draft.model, data, settings, held_out=verify, measured=stats is not None)
     draft = _with_record(draft, stats, model_digest(draft.model))
@@ -149,28 +118,15 @@ def quantize(
     quantized = to_qdq(draft)
     verification = None
     if verify:
-        sizes = _file_size(model if isinstance(model, str | Path) else source), _file_size(quantized)
+        sizes = file_size(model if isinstance(model, str | Path) else source), file_size(quantized)
         verification = compare_models(
             source, quantized, feed.held_out, sizes=sizes, labels=feed.labels, signed=_signed(draft), progress=progress
         )
     quantized = integer_interface(quantized, draft, str(settings["io"]), pictures=bool(inside))
     quantized.metadata_props.update(_provenance(draft, settings, chosen, feed))
-    said = (*notes, *inside, *draft.notes, *feed.said(), *_colors(draft, feed))
+    colors = suspect_colors(draft.model, feed.calibration) if feed.colored else ()
+    said = (*notes, *inside, *draft.notes, *feed.said(), *colors)
     return Result(draft, quantized, verification, tuple(dict.fromkeys(said)), _name(model))
-
-
-def _with_pictures(draft: Draft, settings: dict[str, Any]) -> tuple[Draft, dict[str, Any], list[str]]:
-    """With uint8 inputs and a preprocess, the normalisation moves into the model, and the data stay bytes."""
-    if settings["io"] != "uint8" or settings["preprocess"] is None:
-        return draft, settings, []
-    preprocess = parse_preprocess(settings["preprocess"])
-    if preprocess.pad_to is not None:
-        raise BadOption("--io uint8: this preprocess pads after the normalisation, which bytes cannot express.")
-    channels = max(len(preprocess.mean), len(preprocess.std))
-    std, mean = (np.broadcast_to(np.array(v, np.float64), (channels,)) for v in (preprocess.std, preprocess.mean))
-    model, note = take_pictures(draft.model, preprocess.scale / std, -mean / std)
-    raw = replace(preprocess, scale=1.0, mean=(0.0,), std=(1.0,))
-    return replace(draft, model=model), {**settings, "preprocess": raw}, [note]
 
 
 def calibrate(
@@ -239,7 +195,7 @@ def verify(
     _same_interface(first, second)
     settings = {"preprocess": preprocess, "labels": labels, "limit": limit}
     feed = open_data(first, data, settings, held_out=False)
-    sizes = _file_size(model), _file_size(quantized)
+    sizes = file_size(model), file_size(quantized)
     found = compare_models(first, second, feed.calibration, sizes=sizes, labels=feed.labels, progress=progress)
     return replace(found, warnings=(*found.warnings, *feed.said()))
 
@@ -326,37 +282,8 @@ def _provenance(draft: Draft, settings: Mapping[str, Any], options: Mapping[str,
     }
 
 
-def _file_size(model: Model) -> int:
-    """Bytes of a model's file and of its external data; of a model in memory, what its file would have."""
-    if isinstance(model, str | Path):
-        return Path(model).stat().st_size + sum(p.stat().st_size for p in _external_files(files.load(model)))
-    held = model if isinstance(model, ir.Model) else files.load(model)
-    outside = [t.nbytes for v in held.graph.initializers.values() if isinstance(t := v.const_value, ir.ExternalTensor)]
-    return int(ir.to_proto(held).ByteSize()) + sum(outside)
-
-
-def _external_files(model: ir.Model) -> set[Path]:
-    tensors = (v.const_value for v in model.graph.initializers.values())
-    return {Path(t.base_dir) / t.location for t in tensors if isinstance(t, ir.ExternalTensor)}
-
-
 def _signed(draft: Draft) -> bool:
     return any(q.role == "activation" and q.scheme.grid.signed for q in draft.plan.groups.values())
-
-
-def _colors(draft: Draft, feed: Feed) -> tuple[str, ...]:
-    """Whether pictures seem to have red and blue exchanged, judged by the float network on eight samples."""
-    if not feed.colored:
-        return ()
-    run = OrtExecutor(draft.model)
-    rows: tuple[list[Any], list[Any]] = ([], [])
-    for label, feeds in feed.some(8):
-        for into, batch in zip(rows, (feeds, swap_colors(feeds)), strict=True):
-            into.append(next(iter(run(batch, label).values())))
-    if not rows[0] or np.asarray(rows[0][0]).ndim != 2:
-        return ()
-    text = suspicious_colors(*(np.concatenate(r) for r in rows))
-    return () if text is None else (text,)
 
 
 def _name(model: Model) -> str:

@@ -8,11 +8,12 @@ import numpy as np
 from halfeven import api
 from halfeven.draft import Progress
 from halfeven.report.verify import Verification
+from halfeven.result import Result
 
 MEAN, STD = 0.2860, 0.3530
 
 
-def run(folder: Path, progress: Progress) -> tuple[api.Result, Verification, Path]:
+def run(folder: Path, progress: Progress) -> tuple[Result, Verification, Path]:
     """Quantize the shipped network, judge it on the 1000 test pictures, write it to `folder`."""
     with as_file(files("halfeven.demo")) as home:
         model = home / "fashion_mnist_mbv2.onnx"

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from halfeven.draft import Draft
 from halfeven.graph import ops
 
@@ -86,24 +84,3 @@ def inspect_draft(draft: Draft) -> Inspection:
         groups,
         draft.notes,
     )
-
-
-def suspicious_colors(agreeing: np.ndarray, swapped: np.ndarray) -> str | None:
-    """A sentence when class scores are clearly surer of pictures with red and blue exchanged.
-
-    Both arrays hold one row of scores a sample, shape (samples, classes).
-    """
-    if agreeing.ndim != 2 or agreeing.shape[0] < 8 or agreeing.shape[1] < 10:
-        return None
-    sure, other = (float(_softmax(x).max(1).mean()) for x in (agreeing, swapped))
-    if other > sure * 1.15 + 0.02:
-        return (
-            f"the float network is surer of pictures with red and blue exchanged ({other:.2f} against {sure:.2f} on "
-            "average): is the colour order right? Try --preprocess ...,color=BGR."
-        )
-    return None
-
-
-def _softmax(x: np.ndarray) -> np.ndarray:
-    e = np.exp(x.astype(np.float64) - x.max(1, keepdims=True))
-    return np.asarray(e / e.sum(1, keepdims=True))

@@ -1,6 +1,8 @@
-"""What a model asks for, and which model it is."""
+"""What a model asks for, which model it is, and how large its file is."""
 
 import hashlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -8,6 +10,7 @@ import onnx_ir as ir
 from halfeven.data.sample import InputSpec
 from halfeven.errors import UnsupportedModel
 from halfeven.graph import ops
+from halfeven.graph.model import load
 
 
 def input_specs(model: ir.Model) -> list[InputSpec]:
@@ -49,3 +52,17 @@ def model_digest(model: ir.Model) -> str:
         take = max(1, 65536 // max(flat.dtype.itemsize, 1))
         state.update(np.ascontiguousarray(flat[:take]).tobytes() + np.ascontiguousarray(flat[-take:]).tobytes())
     return state.hexdigest()[:16]
+
+
+def file_size(model: Any) -> int:
+    """Bytes of a model's file and of its external data; of a model in memory, what its file would have."""
+    if isinstance(model, str | Path):
+        return Path(model).stat().st_size + sum(p.stat().st_size for p in _external_files(load(model)))
+    held = model if isinstance(model, ir.Model) else load(model)
+    outside = [t.nbytes for v in held.graph.initializers.values() if isinstance(t := v.const_value, ir.ExternalTensor)]
+    return int(ir.to_proto(held).ByteSize()) + sum(outside)
+
+
+def _external_files(model: ir.Model) -> set[Path]:
+    tensors = (v.const_value for v in model.graph.initializers.values())
+    return {Path(t.base_dir) / t.location for t in tensors if isinstance(t, ir.ExternalTensor)}

@@ -70,5 +70,10 @@ def _replace(node: ir.Node, *made: ir.Node) -> None:
     for one in made:
         one.metadata_props.update(node.metadata_props)
     ir.convenience.replace_nodes_and_values(
-        node.graph, node, [node], list(made), [node.outputs[0]], [made[-1].outputs[0]]
+        node.graph,
+        node,
+        [node],
+        list(made),
+        [node.outputs[0]],
+        [made[-1].outputs[0]],  # type: ignore[arg-type]
     )

@@ -143,8 +143,8 @@ def _same_scaling(draft: Draft) -> None:
     for given, what in ((draft.stats_scaling, "statistics"), (draft.plan.scaling, "scales of the plan")):
         if given is not None and given != draft.scaling:
             raise BadCalibration(
-                f"The {what} are of a model whose channels were equalized differently: with other data or other --skip, "
-                "--equalize or --target options. Give those they were made with, or make them anew."
+                f"The {what} are of a model whose channels were equalized differently: with other data, or other "
+                "--skip, --equalize or --target options. Give those they were made with, or make them anew."
             )
 
 

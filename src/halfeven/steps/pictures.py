@@ -7,12 +7,13 @@ writes. Elsewhere a Mul and an Add stay in front of the first layer, in float.
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from halfeven.data.preprocess import parse_preprocess
 from halfeven.draft import Draft, Progress, Samples
 from halfeven.errors import BadOption
 from halfeven.graph import ops
@@ -120,3 +121,17 @@ class PinBytes:
                 params = QParams(quantizer.scheme, np.ones((), np.float32), np.zeros((), np.int32))
                 plan = plan.with_group(group, replace(quantizer, params=params, method="bytes"))
         return replace(draft, plan=plan)
+
+
+def with_pictures(draft: Draft, settings: dict[str, Any]) -> tuple[Draft, dict[str, Any], list[str]]:
+    """With uint8 inputs and a preprocess, the normalisation moves into the model, and the data stay bytes."""
+    if settings["io"] != "uint8" or settings["preprocess"] is None:
+        return draft, settings, []
+    preprocess = parse_preprocess(settings["preprocess"])
+    if preprocess.pad_to is not None:
+        raise BadOption("--io uint8: this preprocess pads after the normalisation, which bytes cannot express.")
+    channels = max(len(preprocess.mean), len(preprocess.std))
+    std, mean = (np.broadcast_to(np.array(v, np.float64), (channels,)) for v in (preprocess.std, preprocess.mean))
+    model, note = take_pictures(draft.model, preprocess.scale / std, -mean / std)
+    raw = replace(preprocess, scale=1.0, mean=(0.0,), std=(1.0,))
+    return replace(draft, model=model), {**settings, "preprocess": raw}, [note]

@@ -1,0 +1,50 @@
+"""Colors: are red and blue exchanged? A trained classifier is surer of pictures whose colours are right."""
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from halfeven.data.check import swap_colors
+from halfeven.draft import Batch
+from halfeven.run.ort import OrtExecutor
+
+JUDGED = 8
+Array = npt.NDArray[np.generic]
+
+
+def suspect_colors(model: ir.Model, samples: Iterable[tuple[str, Batch]]) -> tuple[str, ...]:
+    """Whether pictures seem to have red and blue exchanged, judged by the float network on a few samples."""
+    run = OrtExecutor(model)
+    rows: tuple[list[Any], list[Any]] = ([], [])
+    for label, feeds in islice(samples, JUDGED):
+        for into, batch in zip(rows, (feeds, swap_colors(feeds)), strict=True):
+            into.append(next(iter(run(batch, label).values())))
+    if not rows[0] or np.asarray(rows[0][0]).ndim != 2:
+        return ()
+    text = suspicious_colors(*(np.concatenate(r) for r in rows))
+    return () if text is None else (text,)
+
+
+def suspicious_colors(agreeing: Array, swapped: Array) -> str | None:
+    """A sentence when class scores are clearly surer of pictures with red and blue exchanged.
+
+    Both arrays hold one row of scores a sample, shape (samples, classes).
+    """
+    if agreeing.ndim != 2 or agreeing.shape[0] < JUDGED or agreeing.shape[1] < 10:
+        return None
+    sure, other = (float(_softmax(x).max(1).mean()) for x in (agreeing, swapped))
+    if other > sure * 1.15 + 0.02:
+        return (
+            f"the float network is surer of pictures with red and blue exchanged ({other:.2f} against {sure:.2f} on "
+            "average): is the colour order right? Try --preprocess ...,color=BGR."
+        )
+    return None
+
+
+def _softmax(x: Array) -> Array:
+    e = np.exp(x.astype(np.float64) - x.max(1, keepdims=True))
+    return np.asarray(e / e.sum(1, keepdims=True))
