@@ -253,7 +253,7 @@ def _mlp(seed: int) -> str:
     return f"g (float[4,6] x) => (float[4,6] v4, float[4,6] y) <{', '.join(weights)}> {{ {'  '.join(lines)} }}"
 
 
-NETWORKS = {f"{kind.__name__[1:]} {seed}": (kind, seed) for kind in (_cnn, _mlp) for seed in range(8)}
+NETWORKS = {f"{kind.__name__[1:]} {seed}": (kind, seed) for kind in (_cnn, _mlp) for seed in range(7)}
 
 
 def _calibrated(draft: Draft, data: list, *, refine: bool = False, method: str = "minmax") -> Draft:
@@ -737,7 +737,7 @@ def test_every_shape_of_layer_computes_what_its_plan_says(
         output.shape = None
     data = samples(model)
     for target in EAGER.values():
-        for refine in (False, True):
+        for refine in (False, True) if target.name in ("onnxruntime", "integer") else (False,):
             draft = _calibrated(placed(model, target, data, prefer="size"), data, refine=refine)
             assert draft.plan.sites or draft.plan.floats["a"]
             quantized = _assert_as_by_hand(draft, data[:1])

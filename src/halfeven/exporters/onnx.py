@@ -29,6 +29,7 @@ from halfeven.numerics.quantize import quantize
 from halfeven.numerics.scheme import QParams
 
 Array = npt.NDArray[np.generic]
+KEPT_BYTES = 1 << 24  # codes of smaller tensors are kept, of larger ones computed anew whenever they are written
 
 
 def to_qdq(draft: Draft) -> ir.Model:
@@ -151,7 +152,10 @@ class _Writer:
         if group not in self.codes:
             name = unused(f"{site.value}_quantized", self.names)
             dtype = ir.DataType.from_numpy(params.scheme.grid.dtype)
-            lazy = ir.LazyTensor(_codes_of(tensor, params, name), dtype, ir.Shape(tensor.shape.numpy()), name=name)
+            small = tensor.nbytes <= KEPT_BYTES
+            lazy = ir.LazyTensor(
+                _codes_of(tensor, params, name), dtype, ir.Shape(tensor.shape.numpy()), cache=small, name=name
+            )
             self.codes[group] = self._initializer(name, lazy)
         scale, zero = self._scale_and_zero(site.value, group, params)
         if node.op_type == "Gather":

@@ -73,15 +73,21 @@ def _windows(node: ir.Node, x: Array, limit: int) -> Array:
     strides = _ints(node, "strides", [1] * axes)
     dilations = _ints(node, "dilations", [1] * axes)
     groups = int(ops.attribute(node, "group", 1))
-    x = np.pad(x, [(0, 0), (0, 0), *_pads(node, x.shape[2:], kernel, strides, dilations)])
+    pads = _pads(node, x.shape[2:], kernel, strides, dilations)
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    counts = [(s - r) // t + 1 for s, r, t in zip(x.shape[2:], reach, strides, strict=True)]
+    sizes = [size + sum(pad) for size, pad in zip(x.shape[2:], pads, strict=True)]
+    counts = [(s - r) // t + 1 for s, r, t in zip(sizes, reach, strides, strict=True)]
     picked = np.unravel_index(_spread(prod(counts), limit), counts)
     index: list[Any] = [slice(None), slice(None)]
-    for axis, (at, stride, size, dilation) in enumerate(zip(picked, strides, kernel, dilations, strict=True)):
-        taps = (np.arange(size) * dilation).reshape([-1 if i == axis else 1 for i in range(axes)])
-        index.append(np.asarray(at * stride).reshape(-1, *[1] * axes) + taps)
-    found: Array = x[tuple(index)]  # batch, channels, positions, kernel...
+    inside: Any = True
+    for axis, (at, size) in enumerate(zip(picked, x.shape[2:], strict=True)):
+        taps = (np.arange(kernel[axis]) * dilations[axis] - pads[axis][0]).reshape(
+            [-1 if i == axis else 1 for i in range(axes)]
+        )
+        places = np.asarray(at * strides[axis]).reshape(-1, *[1] * axes) + taps
+        index.append(np.clip(places, 0, size - 1))
+        inside = inside & (places >= 0) & (places < size)
+    found: Array = np.where(inside, x[tuple(index)], np.float32(0))  # batch, channels, positions, kernel...
     batch, channels, positions = found.shape[:3]
     split = found.reshape(batch, groups, channels // groups, positions, prod(kernel))
     return split.transpose(1, 0, 3, 2, 4).reshape(groups, batch * positions, -1)

@@ -118,7 +118,10 @@ def _external_folder(model: ir.Model) -> Path | None:
 
 
 def with_outputs(model: ir.Model, names: Collection[str]) -> ir.Model:
-    """A clone of the model whose graph also returns the values named (those it does not return already)."""
+    """The model, or a clone whose graph also returns the values named and whose nodes have names of their own."""
+    nodes = [node.name for node in model.graph.all_nodes()]
+    if not names and len(set(nodes)) == len(nodes) and None not in nodes:
+        return model
     clone = model.clone()
     name_everything(clone)
     present = {v.name for v in clone.graph.outputs}

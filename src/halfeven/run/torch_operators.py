@@ -69,11 +69,12 @@ def _replace(node: ir.Node, *made: ir.Node) -> None:
     """Put `made` in the place of `node`; the last one gives its output."""
     for one in made:
         one.metadata_props.update(node.metadata_props)
+    assert node.graph is not None
     ir.convenience.replace_nodes_and_values(
         node.graph,
         node,
         [node],
         list(made),
         [node.outputs[0]],
-        [made[-1].outputs[0]],  # type: ignore[arg-type]
+        [made[-1].outputs[0]],
     )

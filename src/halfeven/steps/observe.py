@@ -37,9 +37,9 @@ class Observe:
     name: ClassVar[str] = "observe"
     elements: int = 16384
     """Of one tensor in one sample, about how many values are counted in its histogram; extrema see all."""
-    moments: int = 64
+    moments: int = 32
     """How many samples, the first, second moments of the layers' inputs are taken from; 0 for none."""
-    vectors: int = 32
+    vectors: int = 48
     """Of one layer in one sample, how many input vectors these are taken from."""
 
     def __call__(self, draft: Draft, data: Samples, progress: Progress) -> Draft:

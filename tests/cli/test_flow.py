@@ -1,0 +1,155 @@
+"""Promised: statistics give the scales of a direct run, merge to those of the union, and do not depend on how samples
+are batched or, but for the moving average, ordered; the same inputs and options give the same bytes, in any process.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import halfeven as package
+from halfeven import Record, Result
+from halfeven.errors import BadCalibration
+
+MERGING = ("minmax", "percentile", "entropy", "mse", "auto")
+Scales = dict[int, tuple[list[float], list[int]]]
+Halfeven = Callable[..., Any]
+
+
+def scales(result: Result) -> Scales:
+    """Scale and zero point of every group of activations."""
+    found = {g: q.params for g, q in result.plan.groups.items() if q.role == "activation"}
+    assert found
+    return {g: (p.scale.tolist(), p.zero_point.tolist()) for g, p in found.items() if p is not None}
+
+
+@pytest.fixture(scope="module")
+def record(demo_model: str, demo_pictures: np.ndarray) -> Record:
+    """Statistics over the first 40 pictures."""
+    return package.calibrate(demo_model, demo_pictures[:40])
+
+
+@pytest.mark.parametrize("method", ["mse", "moving-average"])
+def test_statistics_give_the_scales_of_a_direct_run(
+    demo_model: str, demo_pictures: np.ndarray, record: Record, tmp_path: Path, method: str
+) -> None:
+    direct = package.quantize(demo_model, demo_pictures[:40], calibrate=method, verify=False)
+    without = package.quantize(demo_model, stats=record, calibrate=method, verify=False)
+    with_data = package.quantize(demo_model, demo_pictures[:40], stats=record, calibrate=method, verify=False)
+    assert scales(direct) == scales(without) == scales(with_data)
+    direct.save(tmp_path / "direct.onnx")
+    with_data.save(tmp_path / "data.onnx")
+    assert (tmp_path / "direct.onnx").read_bytes() == (tmp_path / "data.onnx").read_bytes()
+
+
+def test_the_command_line_gives_the_same_scales_from_statistics(
+    halfeven: Halfeven, demo_model: str, demo_pictures: np.ndarray
+) -> None:
+    np.savez("x.npz", x=demo_pictures[:40])
+    assert halfeven("calibrate", demo_model, "--data", "x.npz", "-o", "stats.json").status == 0
+    sources = {"direct": ("--data", "x.npz"), "only": ("--stats", "stats.json")}
+    sources["both"] = (*sources["direct"], *sources["stats"])
+    for name, given in sources.items():
+        words = ("quantize", demo_model, *given, "--no-verify", "-o", f"{name}.onnx", "--save-plan", f"{name}.json")
+        assert halfeven(*words).status == 0
+    assert Path("direct.json").read_text() == Path("only.json").read_text() == Path("both.json").read_text()
+    assert Path("direct.onnx").read_bytes() == Path("both.onnx").read_bytes()
+
+
+def test_statistics_without_data_do_not_call_the_scales_synthetic(
+    halfeven: Halfeven, demo_model: str, demo_pictures: np.ndarray
+) -> None:
+    np.savez("x.npz", x=demo_pictures[:40])
+    assert halfeven("calibrate", demo_model, "--data", "x.npz", "-o", "s.json").status == 0
+    ran = halfeven("quantize", demo_model, "--stats", "s.json", "-o", "out.onnx")
+    assert ran.status == 0
+    said = " ".join(ran.out.split())
+    assert "the figures compare float and INT8 on synthetic samples" in said
+    assert "stand in" not in said
+
+
+@pytest.mark.parametrize("method", MERGING)
+def test_merged_statistics_are_those_of_the_union(
+    demo_model: str, demo_pictures: np.ndarray, record: Record, method: str
+) -> None:
+    second = package.calibrate(demo_model, demo_pictures[40:72], stats=record)
+    union = package.calibrate(demo_model, demo_pictures[:72])
+    merged = record.merge(second)
+    assert merged.samples == union.samples == 72
+    results = [package.quantize(demo_model, stats=s, calibrate=method, verify=False) for s in (merged, union)]
+    assert scales(results[0]) == scales(results[1])
+
+
+def test_records_equalized_apart_do_not_merge_and_say_how_they_would(
+    halfeven: Halfeven, demo_model: str, demo_pictures: np.ndarray
+) -> None:
+    for name, part in (("a", demo_pictures[:40]), ("b", demo_pictures[40:80])):
+        np.savez(f"{name}.npz", x=part)
+        assert halfeven("calibrate", demo_model, "--data", f"{name}.npz", "-o", f"{name}.json").status == 0
+    ran = halfeven("calibrate", "a.json", "--merge", "b.json", "-o", "all.json")
+    assert ran.status == BadCalibration.exit_code
+    assert "--stats FIRST.json" in ran.err
+    assert not Path("all.json").exists()
+    words = ("calibrate", demo_model, "--data", "b.npz", "--stats", "a.json", "-o", "b2.json")
+    assert halfeven(*words).status == 0
+    assert halfeven("calibrate", "a.json", "--merge", "b2.json", "-o", "all.json").out.endswith("over 80 samples\n")
+
+
+class Loader:
+    """Batches of `size` samples, as a DataLoader gives them; can be iterated again."""
+
+    def __init__(self, x: np.ndarray, size: int) -> None:
+        self.x, self.size = x, size
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for start in range(0, len(self.x), self.size):
+            yield self.x[start : start + self.size]
+
+
+@pytest.mark.parametrize("count", [3, 40, 170])
+def test_the_model_does_not_depend_on_how_samples_are_batched(
+    demo_model: str, demo_pictures: np.ndarray, tmp_path: Path, count: int
+) -> None:
+    x = demo_pictures[:count]
+    np.savez(tmp_path / "x.npz", x=x)
+    sources = [tmp_path / "x.npz", *(Loader(x, size) for size in (1, 3, 7))] if count == 40 else [x, Loader(x, 7)]
+    files = []
+    for i, source in enumerate(sources):
+        package.quantize(demo_model, source, equalize_samples=8, observe_moments=8).save(tmp_path / f"{i}.onnx")
+        files.append((tmp_path / f"{i}.onnx").read_bytes())
+    assert len(set(files)) == 1
+
+
+@pytest.mark.parametrize("method", MERGING)
+def test_scales_do_not_depend_on_the_order_of_samples(
+    demo_model: str, demo_pictures: np.ndarray, method: str
+) -> None:
+    x = demo_pictures[:32]  # as many as equalization looks at
+    shuffled = x[np.random.default_rng(0).permutation(32)]
+    settings: dict[str, Any] = {"calibrate": method, "verify": False, "skip": ("gptq",)}
+    runs = [package.quantize(demo_model, data, **settings) for data in (x, shuffled)]
+    assert scales(runs[0]) == scales(runs[1])
+
+
+def test_two_processes_write_the_same_bytes(demo_model: str, demo_pictures: np.ndarray, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=demo_pictures[:24])
+    files = []
+    for seed in ("1", "2"):
+        words = ["quantize", demo_model, "--data", "x.npz", "-o", f"{seed}.onnx", "--quiet"]
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(
+            [sys.executable, "-m", "halfeven", *words],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        files.append((tmp_path / f"{seed}.onnx").read_bytes())
+    assert files[0] == files[1]
