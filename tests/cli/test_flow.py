@@ -29,18 +29,34 @@ def scales(result: Result) -> Scales:
 
 
 @pytest.fixture(scope="module")
-def record(demo_model: str, demo_pictures: np.ndarray) -> Record:
-    """Statistics over the first 40 pictures."""
-    return package.calibrate(demo_model, demo_pictures[:40])
+def net(home: Path) -> str:
+    """A small network that equalization and rounding change."""
+    return str(home / "net.onnx")
 
 
-@pytest.mark.parametrize("method", ["mse", "moving-average"])
+@pytest.fixture(scope="module")
+def x() -> np.ndarray:
+    """Samples for it whose channels differ, so that equalization has something to do."""
+    rng = np.random.default_rng(7)
+    return (rng.standard_normal((170, 3, 8, 8)) * rng.gamma(1, 1, (170, 1, 1, 1))).astype(np.float32)
+
+
+SIZE: dict[str, Any] = {"prefer": "size", "verify": False}
+
+
+@pytest.fixture(scope="module")
+def record(net: str, x: np.ndarray) -> Record:
+    """Statistics over the first 40 samples."""
+    return package.calibrate(net, x[:40], prefer="size")
+
+
+@pytest.mark.parametrize("method", [*MERGING, "moving-average"])
 def test_statistics_give_the_scales_of_a_direct_run(
-    demo_model: str, demo_pictures: np.ndarray, record: Record, tmp_path: Path, method: str
+    net: str, x: np.ndarray, record: Record, tmp_path: Path, method: str
 ) -> None:
-    direct = package.quantize(demo_model, demo_pictures[:40], calibrate=method, verify=False)
-    without = package.quantize(demo_model, stats=record, calibrate=method, verify=False)
-    with_data = package.quantize(demo_model, demo_pictures[:40], stats=record, calibrate=method, verify=False)
+    direct = package.quantize(net, x[:40], calibrate=method, **SIZE)
+    without = package.quantize(net, stats=record, calibrate=method, **SIZE)
+    with_data = package.quantize(net, x[:40], stats=record, calibrate=method, **SIZE)
     assert scales(direct) == scales(without) == scales(with_data)
     direct.save(tmp_path / "direct.onnx")
     with_data.save(tmp_path / "data.onnx")
@@ -53,7 +69,7 @@ def test_the_command_line_gives_the_same_scales_from_statistics(
     np.savez("x.npz", x=demo_pictures[:40])
     assert halfeven("calibrate", demo_model, "--data", "x.npz", "-o", "stats.json").status == 0
     sources = {"direct": ("--data", "x.npz"), "only": ("--stats", "stats.json")}
-    sources["both"] = (*sources["direct"], *sources["stats"])
+    sources["both"] = (*sources["direct"], *sources["only"])
     for name, given in sources.items():
         words = ("quantize", demo_model, *given, "--no-verify", "-o", f"{name}.onnx", "--save-plan", f"{name}.json")
         assert halfeven(*words).status == 0
@@ -74,15 +90,26 @@ def test_statistics_without_data_do_not_call_the_scales_synthetic(
 
 
 @pytest.mark.parametrize("method", MERGING)
-def test_merged_statistics_are_those_of_the_union(
-    demo_model: str, demo_pictures: np.ndarray, record: Record, method: str
-) -> None:
-    second = package.calibrate(demo_model, demo_pictures[40:72], stats=record)
-    union = package.calibrate(demo_model, demo_pictures[:72])
+def test_merged_statistics_are_those_of_the_union(net: str, x: np.ndarray, record: Record, method: str) -> None:
+    second = package.calibrate(net, x[40:72], prefer="size", stats=record)
+    union = package.calibrate(net, x[:72], prefer="size")
     merged = record.merge(second)
     assert merged.samples == union.samples == 72
-    results = [package.quantize(demo_model, stats=s, calibrate=method, verify=False) for s in (merged, union)]
+    assert {k: o.histogram for k, o in merged.observations.items()} == {
+        k: o.histogram for k, o in union.observations.items()
+    }
+    results = [package.quantize(net, stats=stats, calibrate=method, **SIZE) for stats in (merged, union)]
     assert scales(results[0]) == scales(results[1])
+
+
+def test_halves_of_the_shipped_pictures_merge_to_the_whole(demo_model: str, demo_pictures: np.ndarray) -> None:
+    first = package.calibrate(demo_model, demo_pictures[:40])
+    second = package.calibrate(demo_model, demo_pictures[40:80], stats=first)
+    union = package.calibrate(demo_model, demo_pictures[:80])
+    merged = first.merge(second)
+    results = [package.quantize(demo_model, stats=stats, verify=False) for stats in (merged, union)]
+    assert scales(results[0]) == scales(results[1])
+    assert len(scales(results[0])) > 30
 
 
 def test_records_equalized_apart_do_not_merge_and_say_how_they_would(
@@ -111,28 +138,37 @@ class Loader:
             yield self.x[start : start + self.size]
 
 
-@pytest.mark.parametrize("count", [3, 40, 170])
-def test_the_model_does_not_depend_on_how_samples_are_batched(
-    demo_model: str, demo_pictures: np.ndarray, tmp_path: Path, count: int
+@pytest.mark.parametrize("count", [3, 170])
+def test_samples_are_held_out_alike_however_they_are_batched(
+    net: str, x: np.ndarray, tmp_path: Path, count: int
 ) -> None:
-    x = demo_pictures[:count]
-    np.savez(tmp_path / "x.npz", x=x)
-    sources = [tmp_path / "x.npz", *(Loader(x, size) for size in (1, 3, 7))] if count == 40 else [x, Loader(x, 7)]
     files = []
-    for i, source in enumerate(sources):
-        package.quantize(demo_model, source, equalize_samples=8, observe_moments=8).save(tmp_path / f"{i}.onnx")
+    for i, source in enumerate((x[:count], Loader(x[:count], 7))):
+        result = package.quantize(net, source, prefer="size")
+        assert result.verification is not None
+        assert result.verification.samples == {3: 3, 170: 28}[count]
+        result.save(tmp_path / f"{i}.onnx")
         files.append((tmp_path / f"{i}.onnx").read_bytes())
-    assert len(set(files)) == 1
+    assert files[0] == files[1]
+
+
+def test_the_model_does_not_depend_on_how_samples_are_batched(
+    demo_model: str, demo_pictures: np.ndarray, tmp_path: Path
+) -> None:
+    x = demo_pictures[:20]
+    np.savez(tmp_path / "x.npz", x=x)
+    files = set()
+    for source in (tmp_path / "x.npz", *(Loader(x, size) for size in (1, 3, 7))):
+        package.quantize(demo_model, source, verify=False).save(tmp_path / "out.onnx")
+        files.add((tmp_path / "out.onnx").read_bytes())
+    assert len(files) == 1
 
 
 @pytest.mark.parametrize("method", MERGING)
-def test_scales_do_not_depend_on_the_order_of_samples(
-    demo_model: str, demo_pictures: np.ndarray, method: str
-) -> None:
-    x = demo_pictures[:32]  # as many as equalization looks at
-    shuffled = x[np.random.default_rng(0).permutation(32)]
-    settings: dict[str, Any] = {"calibrate": method, "verify": False, "skip": ("gptq",)}
-    runs = [package.quantize(demo_model, data, **settings) for data in (x, shuffled)]
+def test_scales_do_not_depend_on_the_order_of_samples(net: str, x: np.ndarray, method: str) -> None:
+    shuffled = x[np.random.default_rng(0).permutation(32)]  # as many as equalization looks at
+    settings: dict[str, Any] = {**SIZE, "calibrate": method, "skip": ("gptq",)}
+    runs = [package.quantize(net, data, **settings) for data in (x[:32], shuffled)]
     assert scales(runs[0]) == scales(runs[1])
 
 

@@ -52,7 +52,6 @@ ORT_X86 = Costs(
         "Reshape": Cost(call=300),
         "Sigmoid": Cost(element=0.302, call=1020),
         "LeakyRelu": Cost(element=0.303, call=1080),
-        "Softmax": Cost(element=2.2, call=5510),
         "Gather": Cost(element=0.02, call=800),
         "": Cost(element=0.1, call=500),
     },

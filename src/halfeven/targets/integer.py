@@ -19,7 +19,7 @@ INTEGER = Target(
         OpRule(("Conv", "ConvTranspose", "MatMul", "Gemm"), ACT, weight=WEIGHT, fuses=("Relu", "Clip")),
         OpRule(("Add", "Sub", "Mul"), ACT, fuses=("Relu", "Clip")),
         OpRule(("AveragePool", "GlobalAveragePool", "ReduceMean", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish"), ACT),
-        OpRule(("LeakyRelu", "PRelu", "Softmax", "Relu", "Clip"), ACT),
+        OpRule(("LeakyRelu", "PRelu", "Relu", "Clip"), ACT),
         OpRule(("Concat", "MaxPool"), ACT, output="as_input"),
         OpRule(("Pad",), ACT, output="as_input", ports=(0,)),
         OpRule(("Resize",), ACT, output="as_input", where={"mode": ("nearest", None), "axes": (None,)}, ports=(0,)),

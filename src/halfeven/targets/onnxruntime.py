@@ -3,7 +3,8 @@
 x86: kernels are fast with uint8 activations and int8 weights; int8 activations are fused only when the session is told
 so. Arm has the signed kernels by default. Both take affine activations, per-channel symmetric int8 weights and an int32
 bias of scale (input scale * weight scale). What is "own" below has a QLinear kernel; what is "as_input" runs on codes
-as they are. Not listed means no integer kernel: Div, Sub, Erf, Clip on its own, LayerNormalization, ConvTranspose.
+as they are. Not listed means no integer kernel (Div, Sub, Erf, Clip on its own, LayerNormalization, ConvTranspose) or
+none to rely on: QLinearSoftmax gives zeros where the output's scale is not near 1/256.
 """
 
 from dataclasses import replace
@@ -21,7 +22,7 @@ RULES = (
     OpRule(("MatMul", "Gemm"), ACT, weight=WEIGHT, output="either", fuses=("Relu", "Clip")),
     OpRule(("Gather",), ACT, weight=WEIGHT),
     OpRule(("Add", "Mul"), ACT, fuses=("Relu", "Clip")),
-    OpRule(("AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu", "Softmax"), ACT),
+    OpRule(("AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu"), ACT),
     OpRule(("Concat", "MaxPool"), ACT, output="as_input"),
     OpRule(("Resize",), ACT, output="as_input", where={"mode": ("nearest", None), "axes": (None,)}, ports=(0,)),
     OpRule(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split"), ACT, output="as_input"),
