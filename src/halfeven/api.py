@@ -22,13 +22,14 @@ from halfeven.exporters.onnx import to_qdq
 from halfeven.feeding import Feed, open_data
 from halfeven.graph import model as files
 from halfeven.graph.plan import Plan
-from halfeven.options import make_steps, read_config
+from halfeven.options import check_setting, make_steps, read_config
 from halfeven.report.colors import suspect_colors
 from halfeven.report.inspection import Inspection, inspect_draft
 from halfeven.report.verify import Verification, compare_models
 from halfeven.result import Result
 from halfeven.run import torch as torch_door
 from halfeven.run.specs import file_size, model_digest
+from halfeven.stats.observation import Observation
 from halfeven.stats.record import Record
 from halfeven.steps.follow import FollowPlan
 from halfeven.steps.pictures import PinBytes, with_pictures
@@ -53,7 +54,7 @@ def quantize(
     model: Model,
     data: Any = None,
     *,
-    target: str = "onnxruntime",
+    target: str | None = None,
     preprocess: Any = None,
     labels: Any = None,
     holdout: Any = None,
@@ -62,9 +63,9 @@ def quantize(
     config: str | Path | None = None,
     plan: Plan | str | Path | None = None,
     stats: Record | str | Path | None = None,
-    io: str = "float",
-    skip: Sequence[str] = (),
-    seed: int = 0,
+    io: str | None = None,
+    skip: Sequence[str] | None = None,
+    seed: int | None = None,
     verify: bool = True,
     progress: Progress = no_progress,
     **options: object,
@@ -75,7 +76,7 @@ def quantize(
         model: Path, ONNX model, or torch.nn.Module (then with `example_inputs`).
         data: Folder of pictures or recordings, .npz, .npy, text file of paths, arrays, an iterable or DataLoader.
             None: synthetic samples; the notes say so.
-        target: Name of the target (`halfeven.TARGETS`).
+        target: Name of the target (`halfeven.TARGETS`); "onnxruntime" if neither this nor `config` says.
         preprocess: Preset or options for pictures, for instance "imagenet" (see `data.preprocess`).
         labels: Classes of the samples, where the data do not carry them.
         holdout: Other data to verify with; without it a fifth of `data`, up to 32 samples, is held out.
@@ -84,9 +85,9 @@ def quantize(
         config: TOML file with the same options.
         plan: A plan to follow instead of placing: its groups, schemes and pinned parameters.
         stats: Statistics from `calibrate`, to calibrate without data or with less.
-        io: "float", "uint8" or "int8": type of the model's floating-point inputs and outputs.
+        io: "float" (the default), "uint8" or "int8": type of the model's floating-point inputs and outputs.
         skip: Optional steps to leave out: "equalize", "gptq".
-        seed: Of synthetic samples.
+        seed: Of synthetic samples; 0 by default.
         verify: Compare with the float model at the end.
         progress: Called as (task, done, total or None).
         **options: Fields of the steps, such as calibrate="mse", keep_float=("head/*",), prefer="size".
@@ -101,7 +102,7 @@ def quantize(
         "holdout": holdout,
         "limit": limit,
         "io": io,
-        "skip": tuple(skip),
+        "skip": skip,
         "seed": seed,
     }
     settings, chosen = _configured(config, given, options)
@@ -113,7 +114,9 @@ def quantize(
     steps = _steps(
         chosen, tuple(settings["skip"]), plan, have_data=data is not None or stats is None, pictures=bool(inside)
     )
+    given_stats = draft.stats
     draft = pipeline(*steps)(draft, feed.calibration, progress)
+    _refuse_noise(draft, given_stats if data is None and stats is not None else draft.stats)
     _refuse_nothing(draft)
     quantized = to_qdq(draft)
     verification = None
@@ -133,7 +136,7 @@ def calibrate(
     model: Model,
     data: Any,
     *,
-    target: str = "onnxruntime",
+    target: str | None = None,
     preprocess: Any = None,
     limit: int | None = None,
     example_inputs: Any = None,
@@ -164,7 +167,7 @@ def inspect(
     model: Model,
     data: Any = None,
     *,
-    target: str = "onnxruntime",
+    target: str | None = None,
     preprocess: Any = None,
     example_inputs: Any = None,
     config: str | Path | None = None,
@@ -213,7 +216,7 @@ def _configured(
     """Settings and step options: the file's, overruled by what was given."""
     defaults: dict[str, object] = {"target": "onnxruntime", "io": "float", "skip": (), "seed": 0}
     top, chosen = read_config(config, SETTINGS) if config is not None else ({}, {})
-    said = {k: v for k, v in given.items() if v is not None and v != defaults.get(k, ...)}
+    said = {k: check_setting(k, v) for k, v in given.items() if v is not None}
     settings: dict[str, Any] = {**dict.fromkeys(SETTINGS), **defaults, **top, **said}
     return settings, {**chosen, **options}
 
@@ -258,6 +261,15 @@ def _steps(
     if pictures:
         listed.insert(list(steps).index("place") + 1, PinBytes())
     return listed
+
+
+def _refuse_noise(draft: Draft, given: Mapping[str, Observation]) -> None:
+    """Nothing that statistics lack may have been measured on synthetic samples."""
+    if lacking := sorted(set(draft.stats) - set(given)):
+        raise BadCalibration(
+            f"The statistics lack {len(lacking)} tensors, the first being '{lacking[0]}'. Give the options that `halfeven "
+            "calibrate` was given, or --data to measure them on."
+        )
 
 
 def _refuse_nothing(draft: Draft) -> None:

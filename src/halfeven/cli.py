@@ -54,9 +54,8 @@ EXAMPLES = {
     "verify": ("halfeven verify model.onnx model.int8.onnx --data holdout/",),
     "demo": ("halfeven demo -o demo-out",),
     "completions": (
-        "halfeven completions bash > ~/.local/share/bash-completion/completions/halfeven",
-        "halfeven completions fish > ~/.config/fish/completions/halfeven.fish",
-        'eval "$(halfeven completions zsh)"    in .zshrc',
+        'eval "$(halfeven completions bash)"    in .bashrc; zsh likewise in .zshrc',
+        "halfeven completions fish | source    in config.fish",
     ),
 }
 USAGES = {
@@ -92,7 +91,7 @@ def build_parser(command: str | None = None) -> Parser:
 
     parser = Parser(
         prog="halfeven",
-        description="Quantize ONNX models: a float model in, a smaller, faster, verified INT8 model out.",
+        description="Quantize ONNX models: float in; smaller, faster, verified INT8 out.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

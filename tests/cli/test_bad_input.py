@@ -291,3 +291,32 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(halfeven: H
     refused(halfeven, ("calibrate", "net.onnx", "--data", "missing.npz", "-o", "folder"), 2, "is a folder")
     Path("file").write_text("")
     refused(halfeven, ("demo", "-o", "file"), 2, "is a file")
+
+
+def test_statistics_that_lack_tensors_are_filled_from_data_but_not_from_noise(halfeven: Halfeven) -> None:
+    _, stats = stored(halfeven)
+    name = next(iter(stats["observations"]))
+    del stats["observations"][name]
+    Path("bad.json").write_text(json.dumps(stats))
+    refused(halfeven, (*QUANTIZE, "--stats", "bad.json"), 4, "The statistics lack 1 tensors", f"'{name}'", "--data")
+    assert halfeven(*QUANTIZE, "--stats", "bad.json", "--data", "x.npz").status == 0
+    assert Path("out.onnx").read_bytes() == Path("first.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("option", [("--equalize-limit", "2"), ("--skip", "equalize"), ("--equalize-samples", "0")])
+def test_statistics_of_channels_scaled_otherwise_are_refused(halfeven: Halfeven, option: tuple[str, ...]) -> None:
+    stored(halfeven)
+    refused(halfeven, (*QUANTIZE, "--stats", "stats.json", *option), 4, "equalized differently")
+
+
+def test_statistics_serve_other_methods_and_other_float_nodes(halfeven: Halfeven) -> None:
+    stored(halfeven)
+    for option in (("--calibrate", "minmax"), ("--keep-float", "Gemm_y")):
+        ran = halfeven(*QUANTIZE, "--stats", "stats.json", *option)
+        assert ran.status == 0, ran.err
+
+
+def test_statistics_do_not_merge_with_themselves(halfeven: Halfeven) -> None:
+    stored(halfeven)
+    Path("again.json").write_bytes(Path("stats.json").read_bytes())
+    refused(halfeven, ("calibrate", "stats.json", "--merge", "again.json", "-o", "all.json"), 4, "count twice")

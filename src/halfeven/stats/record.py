@@ -19,7 +19,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Record:
-    """What was seen, by value name; `model` and `data` are digests, `shapes` those of one run."""
+    """What was seen, by value name; `model` and `data` are digests, `shapes` those of one run, `scaling` the plan's."""
 
     model: str
     data: tuple[str, ...]
@@ -34,22 +34,27 @@ class Record:
         """Both records.
 
         Raises:
-            BadCalibration: they are of different models, or watch different tensors, or channels were scaled apart.
+            BadCalibration: they are of different models, of the same data, watch different tensors, or channels were
+                scaled apart.
         """
         if self.model != other.model:
             raise BadCalibration(f"Statistics of different models ({self.model}, {other.model}) cannot be merged.")
+        if set(self.data) & set(other.data):
+            raise BadCalibration("Both records hold statistics of the same data, which would count twice.")
         odd = sorted(set(self.observations) ^ set(other.observations))
         if odd:
             raise BadCalibration(
                 f"Tensor '{odd[0]}' is in one record only: calibrate with the same options everywhere."
             )
-        if {k: v.to_json() for k, v in self.channels.items()} != {k: v.to_json() for k, v in other.channels.items()}:
+        ranges = [{k: v.to_json() for k, v in record.channels.items()} for record in (self, other)]
+        if ranges[0] != ranges[1] or self.scaling != other.scaling:
             raise BadCalibration(
                 "The records were equalized by different channel ranges, so their tensors are scaled differently. "
-                "Calibrate the others with --stats FIRST.json, which takes over the first one's ranges."
+                "Calibrate the others with --stats FIRST.json, which takes over the first one's ranges, and with the same "
+                "options."
             )
         merged = {k: v.merge(other.observations[k]) for k, v in self.observations.items()}
-        data = tuple(dict.fromkeys((*self.data, *other.data)))
+        data = (*self.data, *other.data)
         huge = {k: max(self.huge.get(k, 0.0), other.huge.get(k, 0.0)) for k in {**self.huge, **other.huge}}
         return replace(self, data=data, samples=self.samples + other.samples, observations=merged, huge=huge)
 

@@ -60,9 +60,10 @@ class Calibrate:
         for pattern, _ in rules:
             if not any(_fits(v, pattern) for values in members.values() for v in values):
                 raise BadOption(f"--tensors '{pattern}=...' fits no quantized tensor. `halfeven inspect` lists them.")
+        floors = _softmax_floors(draft)
         bounds = clamp_limits(draft.model) if draft.target.clamps_in_range else {}
         for i, (group, values) in enumerate(sorted(members.items())):
-            quantizer = self._activation(plan.groups[group], values, draft.stats, rules)
+            quantizer = self._activation(plan.groups[group], values, draft.stats, rules, floors)
             if all(v in bounds for v in values):
                 quantizer = _within(quantizer, [bounds[v] for v in values])
             plan = plan.with_group(group, quantizer)
@@ -80,7 +81,12 @@ class Calibrate:
         return pattern, method
 
     def _activation(
-        self, quantizer: Quantizer, values: list[str], stats: Mapping[str, Observation], rules: list[tuple[str, str]]
+        self,
+        quantizer: Quantizer,
+        values: list[str],
+        stats: Mapping[str, Observation],
+        rules: list[tuple[str, str]],
+        floors: Mapping[str, float],
     ) -> Quantizer:
         missing = [v for v in values if v not in stats]
         if missing:
@@ -96,7 +102,23 @@ class Calibrate:
             return replace(quantizer, params=params_for(0.0, 0.0, quantizer.scheme), method="empty")
         options = {"percentile": self.percentile} if "percentile" in method_named(method).options else {}
         low, high = estimate(method, evidence, quantizer.scheme, **options)
+        high = max(high, *(floors.get(v, high) for v in values))
         return replace(quantizer, params=params_for(low, high, quantizer.scheme), method=method)
+
+
+def _softmax_floors(draft: Draft) -> dict[str, float]:
+    """How high the range of what a Softmax makes must reach at least, by value name.
+
+    ONNX Runtime makes an integer kernel of a Softmax between quantizers on its own account; that kernel (1.31)
+    overflows when its output's scale is far below 1 / (150 * classes). At 1 / (100 * classes) it is right.
+    """
+    found = {}
+    for node in draft.model.graph:
+        shape = draft.shapes.get(node.outputs[0].name or "", ())
+        if node.op_type == "Softmax" and shape:
+            classes = max(shape[int(ops.attribute(node, "axis", -1))], 1)
+            found[node.outputs[0].name or ""] = 2.55 / classes
+    return found
 
 
 def _fits(value: str, pattern: str) -> bool:

@@ -204,7 +204,8 @@ class _Placer:
             return False
         if unit.rule.output != "either":
             return True
-        return any(use.node in self.unit_of for use in value.uses())
+        readers = [(self.unit_of.get(use.node), use.idx) for use in value.uses()]
+        return any(reader is not None and port in reader.ports for reader, port in readers)
 
     def _read(self, unit: Unit) -> None:
         node, rule, name = unit.head, unit.rule, unit.head.name or ""

@@ -61,7 +61,18 @@ class Unit:
         if self.table:
             return []
         allowed = None if self.rule is None else self.rule.ports
-        return [port for port in ops.data_ports(self.head) if allowed is None or port in allowed]
+        ports = [port for port in ops.data_ports(self.head) if allowed is None or port in allowed]
+        if self.rule is not None and self.rule.residual:
+            own = [port for port in ports if _made_for(self.head, port)]
+            ports = [port for port in ports if port not in own[-1:]]
+        return ports
+
+
+def _made_for(node: ir.Node, port: int) -> bool:
+    """Whether a layer makes what the node reads at `port`, for it alone."""
+    value = node.inputs[port]
+    maker = value.producer() if value is not None else None
+    return value is not None and maker is not None and ops.is_layer(maker) and len(value.uses()) == 1
 
 
 def make_units(model: ir.Model, target: Target, reasons: Mapping[str, str]) -> list[Unit]:

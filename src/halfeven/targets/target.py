@@ -11,6 +11,8 @@ A rule's `output`:
     as_input   the operator moves codes about, or picks some: output and inputs share one scale
     either     the runtime has an integer kernel with integer output and one with float output: codes where any reader
                is integer, for all readers (OpenVINO computes wrong numbers from a value read both ways), else floats
+A rule with `residual` quantizes of two summands only the skip: what a layer makes for the sum alone stays float, as
+the kernel adds the other summand while it still holds its accumulator.
 """
 
 from collections.abc import Mapping
@@ -33,6 +35,7 @@ class OpRule:
     ports: tuple[int, ...] | None = None
     where: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     constants: bool = True
+    residual: bool = False
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ TENSORRT = Target(
         OpRule(
             ("Conv", "ConvTranspose", "MatMul", "Gemm"), ACT, weight=WEIGHT, output="either", fuses=("Relu", "Clip")
         ),
-        OpRule(("Add",), ACT, output="either", fuses=("Relu", "Clip"), constants=False),
+        OpRule(("Add",), ACT, output="either", fuses=("Relu", "Clip"), constants=False, residual=True),
         OpRule(("AveragePool", "GlobalAveragePool"), ACT, output="either"),
         OpRule(("Concat", "MaxPool"), ACT, output="as_input"),
         OpRule(("Resize",), ACT, output="as_input", ports=(0,)),
