@@ -267,8 +267,8 @@ def _refuse_noise(draft: Draft, given: Mapping[str, Observation]) -> None:
     """Nothing that statistics lack may have been measured on synthetic samples."""
     if lacking := sorted(set(draft.stats) - set(given)):
         raise BadCalibration(
-            f"The statistics lack {len(lacking)} tensors, the first being '{lacking[0]}'. Give the options that `halfeven "
-            "calibrate` was given, or --data to measure them on."
+            f"The statistics lack {len(lacking)} tensors, the first being '{lacking[0]}'. Give the options that "
+            "`halfeven calibrate` was given, or --data to measure them on."
         )
 
 

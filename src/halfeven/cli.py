@@ -21,7 +21,7 @@ Command = Callable[[argparse.Namespace], int]
 
 EPILOG = """examples:
   halfeven quantize mobilenet_v2.onnx --data photos/ --preprocess imagenet
-  halfeven quantize model.onnx --data calib.npz --keep-float 'head/*' -o out.onnx
+  halfeven quantize model.onnx --data calib.npz --keep-float 'head/*' -o q.onnx
   halfeven quantize model.onnx       no data: synthetic samples, and it says so
   halfeven inspect model.onnx        what will be quantized, what not, and why
   halfeven verify model.onnx model.int8.onnx --data holdout/

@@ -65,10 +65,10 @@ def _bash() -> str:
 {flags}  esac
   case "$command:$before" in
 {values}  esac
-  if [ -n "$values" ]; then
-    COMPREPLY=($(compgen -W "$values" -- "$word"))
-  elif [ "${{word#-}}" != "$word" ]; then
+  if [ "${{word#-}}" != "$word" ]; then
     COMPREPLY=($(compgen -W "$flags" -- "$word"))
+  elif [ -n "$values" ]; then
+    COMPREPLY=($(compgen -W "$values" -- "$word"))
   else
     local IFS=$'\\n'
     COMPREPLY=($(compgen -f -- "$word"))

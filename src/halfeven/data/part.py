@@ -69,7 +69,7 @@ def read_ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
         except BaseException as error:  # raised again in the reader's thread
             _put(ready, (_END, error), stop)
 
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=work, name="halfeven-read-ahead", daemon=True)
     thread.start()
     try:
         while True:

@@ -50,8 +50,7 @@ class Record:
         if ranges[0] != ranges[1] or self.scaling != other.scaling:
             raise BadCalibration(
                 "The records were equalized by different channel ranges, so their tensors are scaled differently. "
-                "Calibrate the others with --stats FIRST.json, which takes over the first one's ranges, and with the same "
-                "options."
+                "Calibrate the others with the same options and with --stats FIRST.json, which takes the ranges over."
             )
         merged = {k: v.merge(other.observations[k]) for k, v in self.observations.items()}
         data = (*self.data, *other.data)

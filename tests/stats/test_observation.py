@@ -1,0 +1,85 @@
+"""Promised: what is remembered of a tensor does not depend on how its samples are grouped or ordered (the moving
+average excepted), is the same when filled in place, and reads back the same.
+"""
+
+import json
+from math import gcd
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from halfeven.stats.observation import Observation, stride_for
+from halfeven.stats.observer import Observer
+
+LIMIT = 16
+SAMPLES = st.lists(
+    hnp.arrays(np.float32, st.integers(0, 60), elements=st.floats(width=32, allow_nan=False)), min_size=1, max_size=5
+)
+
+
+def observed(samples: list[np.ndarray]) -> Observation:
+    seen = Observation()
+    for x in samples:
+        seen = seen.then(x, LIMIT)
+    return seen
+
+
+@given(SAMPLES, st.data())
+def test_histograms_merge_exactly_in_any_order(samples: list[np.ndarray], data: st.DataObject) -> None:
+    cut = data.draw(st.integers(0, len(samples)))
+    whole, parts = observed(samples), observed(samples[:cut]).merge(observed(samples[cut:]))
+    assert parts.histogram == whole.histogram
+    shuffled = data.draw(st.permutations(samples))
+    assert observed(shuffled).histogram == whole.histogram
+
+
+@given(SAMPLES)
+def test_filled_in_place_it_is_the_same(samples: list[np.ndarray]) -> None:
+    observer = Observer(LIMIT)
+    for x in samples:
+        observer.take(x)
+    assert observer.observation() == observed(samples)
+
+
+@given(SAMPLES)
+def test_extrema_see_every_element_and_the_histogram_about_the_limit(samples: list[np.ndarray]) -> None:
+    seen = observed(samples)
+    whole = np.concatenate(samples)
+    finite = whole[np.isfinite(whole)]
+    if finite.size:
+        assert (seen.histogram.extrema.low, seen.histogram.extrema.high) == (finite.min(), finite.max())
+    assert seen.histogram.extrema.count == whole.size
+    assert seen.histogram.sampled <= len(samples) * (LIMIT + 1)
+
+
+def test_the_moving_average_is_dropped_when_two_streams_merge_and_kept_when_one_is_empty() -> None:
+    one, two = observed([np.ones(3, np.float32)]), observed([np.zeros(3, np.float32)])
+    assert one.merge(two).moving is None
+    assert one.merge(Observation()).moving == Observation().merge(one).moving == one.moving
+    assert one.merge(two).then(np.ones(2, np.float32), LIMIT).moving is None
+
+
+def test_tensors_without_elements_change_nothing() -> None:
+    assert Observation().then(np.zeros((0, 3), np.float32), LIMIT) == Observation()
+
+
+@given(SAMPLES)
+def test_json_gives_the_same_back(samples: list[np.ndarray]) -> None:
+    for seen in (observed(samples), observed(samples).merge(observed(samples))):
+        assert Observation.from_json(json.loads(json.dumps(seen.to_json(), allow_nan=False))) == seen
+
+
+@given(st.integers(1, 10**9), st.integers(1, 10**6))
+def test_the_stride_is_coprime_to_small_primes_and_leaves_about_the_limit(size: int, limit: int) -> None:
+    stride = stride_for(size, limit)
+    assert stride == 1 or gcd(stride, 2 * 3 * 5 * 7) == 1
+    assert -(-size // stride) <= limit or stride == 1
+    assert stride * limit < size + 11 * limit  # the next such number is at most 10 away
+
+
+@pytest.mark.parametrize(("size", "limit", "stride"), [(10, 10, 1), (11, 10, 11), (120, 10, 13), (0, 10, 1)])
+def test_strides_are_these(size: int, limit: int, stride: int) -> None:
+    assert stride_for(size, limit) == stride
