@@ -29,6 +29,7 @@ from halfeven.numerics.quantize import quantize
 from halfeven.numerics.scheme import QParams
 
 Array = npt.NDArray[np.generic]
+PIECE = 1 << 22
 KEPT_BYTES = 1 << 24  # codes of smaller tensors are kept, of larger ones computed anew whenever they are written
 
 
@@ -266,7 +267,18 @@ def _codes_of(tensor: ir.TensorProtocol, params: QParams, name: str) -> Callable
 
 
 def _evaluate(tensor: ir.TensorProtocol, params: QParams, name: str) -> ir.TensorProtocol:
-    return ir.Tensor(quantize(tensor.numpy().astype(np.float32, copy=False), params), name=name)
+    """The codes, a piece of the leading axis at a time where that has one scale or one scale for each row."""
+    x = tensor.numpy()
+    axis = params.scheme.tiling.axis
+    if x.size <= PIECE or x.ndim < 2 or axis not in (None, 0):
+        return ir.Tensor(quantize(x.astype(np.float32, copy=False), params), name=name)
+    codes = np.empty(x.shape, params.scheme.grid.dtype)
+    rows = max(1, PIECE // (x.size // x.shape[0]))
+    for start in range(0, x.shape[0], rows):
+        part = slice(start, start + rows)
+        own = params if axis is None else QParams(params.scheme, params.scale[part], params.zero_point[part])
+        codes[part] = quantize(x[part].astype(np.float32, copy=False), own)
+    return ir.Tensor(codes, name=name)
 
 
 def _take_over(old: ir.Value, new: ir.Value) -> None:

@@ -15,14 +15,21 @@ def relative_error(reference: ir.Model, other: ir.Model, samples: Iterable[tuple
 
     Both graphs run as written, without the runtime's optimisations. Outputs that hold no floats must be equal.
     """
-    first, second = OrtExecutor(reference, optimize=False), OrtExecutor(other, optimize=False)
+    kept = list(samples)
+    expected = _outputs(reference, kept)
     worst, where = 0.0, ""
-    for label, feeds in samples:
-        for (name, a), b in zip(first(feeds, label).items(), second(feeds, label).values(), strict=True):
-            error = _distance(np.asarray(a), np.asarray(b))
+    for a, b in zip(expected, _outputs(other, kept), strict=True):
+        for (name, x), y in zip(a.items(), b.values(), strict=True):
+            error = _distance(np.asarray(x), np.asarray(y))
             if error > worst:
                 worst, where = error, name
     return worst, where
+
+
+def _outputs(model: ir.Model, samples: list[tuple[str, Batch]]) -> list[Batch]:
+    """Of one model at a time: its session is gone before the next one's takes memory."""
+    run = OrtExecutor(model, optimize=False)
+    return [run(feeds, label) for label, feeds in samples]
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
