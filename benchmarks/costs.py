@@ -12,6 +12,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -22,7 +23,7 @@ RNG = np.random.default_rng(0)
 SCALE, ZERO = "scale", "zero"
 
 
-def _qdq(nodes: list, value: str, on: bool) -> str:
+def _qdq(nodes: list[Any], value: str, on: bool) -> str:
     """Append Q and DQ behind a value."""
     if not on:
         return value
@@ -31,7 +32,7 @@ def _qdq(nodes: list, value: str, on: bool) -> str:
     return value + "_d"
 
 
-def _weight(inits: list, nodes: list, name: str, shape: tuple[int, ...], axis: int, integer: bool) -> str:
+def _weight(inits: list[Any], nodes: list[Any], name: str, shape: tuple[int, ...], axis: int, integer: bool) -> str:
     if not integer:
         inits.append(numpy_helper.from_array((RNG.standard_normal(shape) * 0.05).astype(np.float32), name))
         return name
@@ -49,7 +50,7 @@ def build(kind: str, case: tuple[int, ...], integer: bool) -> tuple[bytes, dict[
         numpy_helper.from_array(np.array(0.02, np.float32), SCALE),
         numpy_helper.from_array(np.array(128, np.uint8), ZERO),
     ]
-    nodes: list = []
+    nodes: list[Any] = []
     mac = 0
     if op == "Conv":
         channels, size, kernel = case
@@ -199,7 +200,8 @@ def fit(rows: list[tuple[int, int, float]]) -> tuple[float, float, float]:
             error = ((a @ x / b - 1) ** 2).sum()
             if (x >= 0).all() and error < best:
                 best, found = error, x
-    return tuple(found)
+    mac, element, call = (float(c) for c in found)
+    return mac, element, call
 
 
 def main() -> None:
@@ -239,12 +241,13 @@ def main() -> None:
                 tables[integer].append((mac, elements, least(session, feeds, args.repeat) / links))
             if args.verbose:
                 f, i = tables[False][-1], tables[True][-1]
-                print(
-                    f"   {kind:16s} {case!s:16s} float {f[2] / 1e3:9.1f} us   integer {i[2] / 1e3:9.1f} us   ratio {i[2] / f[2]:.2f}"
-                )
+                times = f"float {f[2] / 1e3:9.1f} us   integer {i[2] / 1e3:9.1f} us"
+                print(f"   {kind:16s} {case!s:16s} {times}   ratio {i[2] / f[2]:.2f}")
         for integer in (False, True):
             mac_, element, call = fit(tables[integer])
-            print(f'{"integer" if integer else "float":8s} "{kind}": Cost({mac_:.4g}, {element:.4g}, {call:.4g}),')
+            print(
+                f'{"integer" if integer else "float":8s} "{kind}": Cost(mac={mac_:.4g}, element={element:.4g}, call={call:.4g}),'
+            )
 
 
 if __name__ == "__main__":

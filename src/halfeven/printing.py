@@ -38,14 +38,15 @@ def _remarks(kind: str, sentences: Iterable[str]) -> None:
         say(f"{kind}: {text}", "  ")
 
 
-def _table(rows: Sequence[tuple[str, ...]], head: tuple[str, ...]) -> None:
+def _table(rows: Sequence[tuple[str, ...]], head: tuple[str, ...], numbers: tuple[int, ...] = ()) -> None:
+    """Columns under their heads; those at `numbers` are flush right."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, show_header=any(head), pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     for i, title in enumerate(head):
-        justify = "right" if 0 < i < len(head) - 1 else "left"
+        justify = "right" if i in numbers else "left"
         table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for row in rows:
         table.add_row(*(Text(text) for text in row))
@@ -75,7 +76,7 @@ def print_verification(found: "Verification") -> None:
     """The cost in one sentence, the figures, the warnings."""
     say(found.sentence)
     print()
-    _table(found.rows(), ("", "float", "INT8", ""))
+    _table(found.rows(), ("", "float", "INT8", ""), numbers=(1, 2))
     print()
     _remarks("warning", found.warnings)
 
@@ -103,5 +104,7 @@ def print_inspection(seen: "Inspection", model: str, *, everything: bool) -> Non
         print()
         _table([(name, op, why) for name, (op, why) in seen.floats.items()], ("float node", "operator", "reason"))
         print()
-        _table([(tensor, str(group), scheme) for tensor, scheme, group in seen.groups], ("tensor", "group", "scheme"))
+        _table(
+            [(tensor, str(group), scheme) for tensor, scheme, group in seen.groups], ("tensor", "group", "scheme"), (1,)
+        )
     _remarks("note", seen.notes)

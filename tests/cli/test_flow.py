@@ -66,7 +66,7 @@ def test_statistics_give_the_scales_of_a_direct_run(
 def test_the_command_line_gives_the_same_scales_from_statistics(
     halfeven: Halfeven, demo_model: str, demo_pictures: np.ndarray
 ) -> None:
-    np.savez("x.npz", x=demo_pictures[:40])
+    np.savez("x.npz", x=demo_pictures[:16])
     assert halfeven("calibrate", demo_model, "--data", "x.npz", "-o", "stats.json").status == 0
     sources = {"direct": ("--data", "x.npz"), "only": ("--stats", "stats.json")}
     sources["both"] = (*sources["direct"], *sources["only"])
@@ -77,12 +77,10 @@ def test_the_command_line_gives_the_same_scales_from_statistics(
     assert Path("direct.onnx").read_bytes() == Path("both.onnx").read_bytes()
 
 
-def test_statistics_without_data_do_not_call_the_scales_synthetic(
-    halfeven: Halfeven, demo_model: str, demo_pictures: np.ndarray
-) -> None:
-    np.savez("x.npz", x=demo_pictures[:40])
-    assert halfeven("calibrate", demo_model, "--data", "x.npz", "-o", "s.json").status == 0
-    ran = halfeven("quantize", demo_model, "--stats", "s.json", "-o", "out.onnx")
+def test_statistics_without_data_do_not_call_the_scales_synthetic(halfeven: Halfeven) -> None:
+    size = ("net.onnx", "--prefer", "size")
+    assert halfeven("calibrate", *size, "--data", "x.npz", "-o", "s.json").status == 0
+    ran = halfeven("quantize", *size, "--stats", "s.json", "-o", "out.onnx")
     assert ran.status == 0
     said = " ".join(ran.out.split())
     assert "the figures compare float and INT8 on synthetic samples" in said
@@ -112,18 +110,16 @@ def test_halves_of_the_shipped_pictures_merge_to_the_whole(demo_model: str, demo
     assert len(scales(results[0])) > 30
 
 
-def test_records_equalized_apart_do_not_merge_and_say_how_they_would(
-    halfeven: Halfeven, demo_model: str, demo_pictures: np.ndarray
-) -> None:
-    for name, part in (("a", demo_pictures[:40]), ("b", demo_pictures[40:80])):
+def test_records_equalized_apart_do_not_merge_and_say_how_they_would(halfeven: Halfeven, x: np.ndarray) -> None:
+    size = ("calibrate", "net.onnx", "--prefer", "size")
+    for name, part in (("a", x[:40]), ("b", x[40:80])):
         np.savez(f"{name}.npz", x=part)
-        assert halfeven("calibrate", demo_model, "--data", f"{name}.npz", "-o", f"{name}.json").status == 0
+        assert halfeven(*size, "--data", f"{name}.npz", "-o", f"{name}.json").status == 0
     ran = halfeven("calibrate", "a.json", "--merge", "b.json", "-o", "all.json")
     assert ran.status == BadCalibration.exit_code
     assert "--stats FIRST.json" in ran.err
     assert not Path("all.json").exists()
-    words = ("calibrate", demo_model, "--data", "b.npz", "--stats", "a.json", "-o", "b2.json")
-    assert halfeven(*words).status == 0
+    assert halfeven(*size, "--data", "b.npz", "--stats", "a.json", "-o", "b2.json").status == 0
     assert halfeven("calibrate", "a.json", "--merge", "b2.json", "-o", "all.json").out.endswith("over 80 samples\n")
 
 
@@ -155,7 +151,7 @@ def test_samples_are_held_out_alike_however_they_are_batched(
 def test_the_model_does_not_depend_on_how_samples_are_batched(
     demo_model: str, demo_pictures: np.ndarray, tmp_path: Path
 ) -> None:
-    x = demo_pictures[:20]
+    x = demo_pictures[:10]
     np.savez(tmp_path / "x.npz", x=x)
     files = set()
     for source in (tmp_path / "x.npz", *(Loader(x, size) for size in (1, 3, 7))):

@@ -49,7 +49,10 @@ def _drawn(
     proto: onnx.ModelProto, count: int = 16, seed: int = 0, options: Mapping[str, object] = NOTHING
 ) -> list[Feeds]:
     """`dims` "N=2, H=9" in the options sizes open dims, `scale.NAME` and `below.NAME` bound an input."""
-    dims = {**OPEN, **{k: int(v) for k, v in (d.strip().split("=") for d in str(options.get("dims", "")).split(",") if d)}}
+    dims = {
+        **OPEN,
+        **{k: int(v) for k, v in (d.strip().split("=") for d in str(options.get("dims", "")).split(",") if d)},
+    }
     weights = {tensor.name for tensor in proto.graph.initializer}
     inputs = [info for info in proto.graph.input if info.name not in weights]
 
@@ -99,7 +102,9 @@ def _check_form(source: onnx.ModelProto, proto: onnx.ModelProto) -> None:
     for part in ("doc_string", "producer_name", "producer_version", "model_version"):
         assert getattr(proto, part) == getattr(source, part)
     assert (proto.graph.name, proto.graph.doc_string) == (source.graph.name, source.graph.doc_string)
-    assert {p.key: p.value for p in source.metadata_props}.items() <= {p.key: p.value for p in proto.metadata_props}.items()
+    assert {p.key: p.value for p in source.metadata_props}.items() <= {
+        p.key: p.value for p in proto.metadata_props
+    }.items()
     nodes = list(_nodes(proto.graph))
     outputs = {out.name for graph in (proto.graph, *(graph for graph, _ in nodes)) for out in graph.output}
     read = {name for _, node in nodes for name in node.input} | outputs
@@ -108,7 +113,9 @@ def _check_form(source: onnx.ModelProto, proto: onnx.ModelProto) -> None:
     assert all(node.name for _, node in nodes)
     named = {(node.name, node.op_type): node.doc_string for _, node in _nodes(source.graph) if node.name}
     kept = {(node.name, node.op_type): node.doc_string for _, node in nodes}
-    assert {key: kept[key] for key in kept.keys() & named.keys()} == {key: named[key] for key in kept.keys() & named.keys()}
+    assert {key: kept[key] for key in kept.keys() & named.keys()} == {
+        key: named[key] for key in kept.keys() & named.keys()
+    }
 
 
 def _check_plan(result: Result, proto: onnx.ModelProto) -> None:

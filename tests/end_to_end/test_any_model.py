@@ -62,7 +62,9 @@ def _quantized(proto: onnx.ModelProto, data: object, target: str = "onnxruntime"
 _floats: dict[str, tuple[onnx.ModelProto, list[Feeds], list[Feeds], list[dict[str, object]]]] = {}
 
 
-def _float(case: Case, build: Build, draw: Draw, ran: Ran) -> tuple[onnx.ModelProto, list[Feeds], list[Feeds], list[dict[str, object]]]:
+def _float(
+    case: Case, build: Build, draw: Draw, ran: Ran
+) -> tuple[onnx.ModelProto, list[Feeds], list[Feeds], list[dict[str, object]]]:
     """The case's network, samples to calibrate with, others, and its outputs on these; the same for all targets."""
     if case.title not in _floats:
         options = case.options
@@ -93,7 +95,9 @@ def test_a_network_goes_in_and_comes_out_quantized(
 
 
 @pytest.mark.parametrize("version", range(3, 14))
-def test_every_ir_version_goes_in(version: int, build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf) -> None:
+def test_every_ir_version_goes_in(
+    version: int, build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf
+) -> None:
     source = build(PLAIN, {3: 8, 4: 9, 5: 10, 6: 11, 7: 13}.get(version, 17), version)
     quantized = proto_of(source, _quantized(source, draw(source)))
     judged = draw(source, 4, 1)
@@ -137,7 +141,9 @@ def test_an_input_of_no_declared_shape_takes_what_the_data_have(build: Build, dr
 
 
 @each_target
-def test_samples_may_differ_in_size(target: str, build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf) -> None:
+def test_samples_may_differ_in_size(
+    target: str, build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf
+) -> None:
     source = build(
         """g (float[N,3,H,W] x) => (float[N,4,P,Q] y) <float[4,3,3,3] w, float[4,4,1,1] v> {
         h = Conv<pads = [1, 1, 1, 1]>(x, w)  r = Relu(h)  y = Conv(r, v) }"""
@@ -175,7 +181,9 @@ def test_a_dim_of_size_zero_goes_in(build: Build, draw: Draw, ran: Ran, sqnr: Sq
     assert sqnr(*outputs) > 15
 
 
-def test_a_half_precision_part_stays_what_it_is(build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf) -> None:
+def test_a_half_precision_part_stays_what_it_is(
+    build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf
+) -> None:
     source = build(
         """g (float16[N,8] x) => (float[N,4] y) <float16[8,8] w, float[8,8] v, float16[8,4] u> {
         h = MatMul(x, w)  f = Cast<to = 1>(h)  r = MatMul(f, v)  t = Cast<to = 1>(u)  y = MatMul(r, t) }"""
@@ -232,7 +240,9 @@ def test_without_data_synthetic_samples_serve_and_a_note_says_so(
 
 
 def test_text_as_input_is_refused(build: Build) -> None:
-    source = build("g (float[N,8] x, string[N] s) => (float[N,4] y, string[N] z) <float[8,4] w> { y = MatMul(x, w)  z = Identity(s) }")
+    source = build(
+        "g (float[N,8] x, string[N] s) => (float[N,4] y, string[N] z) <float[8,4] w> { y = MatMul(x, w)  z = Identity(s) }"
+    )
     with pytest.raises(BadCalibration, match=r"'s'.*numbers"):
         _quantized(source, {"x": np.zeros((8, 8), np.float32), "s": np.array(["a"] * 8)})
 
@@ -257,7 +267,9 @@ def test_a_network_of_a_thousand_layers_goes_in(build: Build, draw: Draw) -> Non
     assert sum(quantizer.role == "weight" for quantizer in result.plan.groups.values()) == 1000
 
 
-@pytest.mark.parametrize("title", ["a sequence output", "an input that is an output too", "ArgMax at the end of a classifier"])
+@pytest.mark.parametrize(
+    "title", ["a sequence output", "an input that is an output too", "ArgMax at the end of a classifier"]
+)
 def test_unusual_outputs_are_verified_too(title: str, build: Build, draw: Draw, ran: Ran) -> None:
     case = next(case for case in _cases() if case.title == title)
     source, samples, _, _ = _float(case, build, draw, ran)
@@ -271,7 +283,9 @@ def test_the_command_line_quantizes_a_file_with_weights_beside_it(
 ) -> None:
     from halfeven.cli import main
 
-    source = build("g (float[N,64] x) => (float[N,4] y) <float[64,64] w, float[64,4] v> { h = MatMul(x, w)  r = Relu(h)  y = MatMul(r, v) }")
+    source = build(
+        "g (float[N,64] x) => (float[N,4] y) <float[64,64] w, float[64,4] v> { h = MatMul(x, w)  r = Relu(h)  y = MatMul(r, v) }"
+    )
     samples = draw(source, 32)
     wanted = [row["y"] for row in ran(source.SerializeToString(), samples)]
     np.savez(tmp_path / "data.npz", **_stacked(samples))
