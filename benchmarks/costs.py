@@ -245,9 +245,8 @@ def main() -> None:
                 print(f"   {kind:16s} {case!s:16s} {times}   ratio {i[2] / f[2]:.2f}")
         for integer in (False, True):
             mac_, element, call = fit(tables[integer])
-            print(
-                f'{"integer" if integer else "float":8s} "{kind}": Cost(mac={mac_:.4g}, element={element:.4g}, call={call:.4g}),'
-            )
+            world = "integer" if integer else "float"
+            print(f'{world:8s} "{kind}": Cost(mac={mac_:.4g}, element={element:.4g}, call={call:.4g}),')
 
 
 if __name__ == "__main__":
