@@ -12,10 +12,12 @@ from halfeven import api
 from halfeven.cli import step_options
 from halfeven.errors import BadOption
 from halfeven.graph.files import write_text
+from halfeven.graph.model import load
 from halfeven.options import check_setting
 from halfeven.printing import print_inspection, print_json, print_result, print_verification, say
 from halfeven.progress import Report, terminal
 from halfeven.report.inspection import inspect_draft
+from halfeven.run.specs import external_files
 from halfeven.stats.record import Record
 
 QUANTIZE = ("target", "preprocess", "labels", "holdout", "limit", "config", "plan", "stats", "io", "skip", "seed")
@@ -29,6 +31,7 @@ def quantize(args: argparse.Namespace) -> int:
     if model.is_file():  # else the loader says what is wrong
         _check_outputs(args, {"-o": output, "--save-plan": args.save_plan})
     _quiet_libraries()
+    _keep_weights(model, output)
     with _progress(args) as progress:
         result = api.quantize(
             args.model,
@@ -183,6 +186,13 @@ def _check_outputs(args: argparse.Namespace, outputs: dict[str, str | Path | Non
                 raise BadOption(f"{flag} '{path}' is the file given as {name}. Choose another name.")
     if len({path.absolute() for path in paths.values()}) < len(paths):
         raise BadOption(f"{' and '.join(paths)} name the same file. Choose another name for one.")
+
+
+def _keep_weights(model: Path, output: Path) -> None:
+    """Refuse an output whose weights, if they go to a file of their own, would replace those that the model reads."""
+    beside = output.with_name(f"{output.name}.data")
+    if beside.is_file() and any(f.exists() and beside.samefile(f) for f in external_files(load(model))):
+        raise BadOption(f"-o '{output}': its weights would replace '{beside}', which MODEL reads. Choose another name.")
 
 
 def _inputs(args: argparse.Namespace) -> list[tuple[str, Path]]:

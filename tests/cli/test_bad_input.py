@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 Halfeven = Callable[..., Any]
@@ -280,6 +281,14 @@ def test_an_output_that_would_change_what_is_read_is_refused(halfeven: Halfeven,
     refused(halfeven, (*start, "out.onnx", "--save-plan", "out.onnx"), 2, "the same file")
     refused(halfeven, ("calibrate", "net.onnx", "--data", "x.npz", "-o", "net.onnx"), 2, "MODEL")
     assert contents(home) == before
+
+
+def test_weights_beside_the_model_are_not_written_over(halfeven: Halfeven, home: Path) -> None:
+    where = {"save_as_external_data": True, "location": "out.onnx.data", "size_threshold": 10}
+    onnx.save_model(onnx.load(home / "net.onnx"), "model.onnx", **where)
+    words = ("quantize", "model.onnx", *QUANTIZE[2:], "--data", "x.npz", "--keep-float", "Gemm")
+    refused(halfeven, words, 2, "-o 'out.onnx'", "out.onnx.data', which MODEL reads")
+    assert halfeven(*(word.replace("out.onnx", "other.onnx") for word in words)).status == 0
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(halfeven: Halfeven) -> None:

@@ -57,12 +57,13 @@ def model_digest(model: ir.Model) -> str:
 def file_size(model: Any) -> int:
     """Bytes of a model's file and of its external data; of a model in memory, what its file would have."""
     if isinstance(model, str | Path):
-        return Path(model).stat().st_size + sum(p.stat().st_size for p in _external_files(load(model)))
+        return Path(model).stat().st_size + sum(p.stat().st_size for p in external_files(load(model)))
     held = model if isinstance(model, ir.Model) else load(model)
     outside = [t.nbytes for v in held.graph.initializers.values() if isinstance(t := v.const_value, ir.ExternalTensor)]
     return int(ir.to_proto(held).ByteSize()) + sum(outside)
 
 
-def _external_files(model: ir.Model) -> set[Path]:
+def external_files(model: ir.Model) -> set[Path]:
+    """The files beside a model that hold its weights."""
     tensors = (v.const_value for v in model.graph.initializers.values())
     return {Path(t.base_dir) / t.location for t in tensors if isinstance(t, ir.ExternalTensor)}
