@@ -30,7 +30,7 @@ def halfeven_command(model: Path, data: Path, output: Path) -> list[str]:
     """Calibration as a user starts it: every estimator asked at once, so every summary is gathered."""
     return [
         *(sys.executable, "-m", "halfeven", "calibrate", str(model)),
-        *("--data", str(data), "-o", str(output), "--estimators", "all"),
+        *("--data", str(data), "-o", str(output)),
     ]
 
 

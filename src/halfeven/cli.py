@@ -8,41 +8,22 @@ Nothing heavy is imported before a command needs it: options of steps, and the v
 only to the command that runs, as they need the steps to be imported.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
-from difflib import get_close_matches
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Sequence
 
 from halfeven.errors import BadOption, QuantError
+from halfeven.wording import EPILOG, SUMMARIES
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost a tenth of the start
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 Command = Callable[[argparse.Namespace], int]
 
-EPILOG = """examples:
-  halfeven quantize mobilenet_v2.onnx --data photos/ --preprocess imagenet
-  halfeven quantize model.onnx --data calib.npz --keep-float 'head/*' -o q.onnx
-  halfeven quantize model.onnx       no data: synthetic samples, and it says so
-  halfeven inspect model.onnx        what will be quantized, what not, and why
-  halfeven verify model.onnx model.int8.onnx --data holdout/
-  halfeven calibrate model.onnx --data photos/ -o stats.json
-  halfeven quantize model.onnx --stats stats.json
-
-exit status:
-  0  done                            3  the model is damaged or unsupported
-  1  a defect of Halfeven            4  the data cannot be used
-  2  wrong options, or the output    5  the target can run nothing of it in
-     cannot be written                  integers: no file is written
-                                   130  interrupted
-"""
-SUMMARIES = {
-    "quantize": "quantize a float model",
-    "calibrate": "collect statistics for later runs, or merge them",
-    "inspect": "show what would be quantized, what stays float, and why",
-    "verify": "compare a float and a quantized model on data",
-    "demo": "quantize the network and data shipped with Halfeven",
-    "completions": "print a completion script for a shell",
-}
 EXAMPLES = {
     "quantize": ("halfeven quantize model.onnx --data photos/ --preprocess imagenet",),
     "calibrate": (
@@ -227,8 +208,8 @@ def _choice(sub: Any, flag: str, choices: Sequence[str], text: str, **more: Any)
     def one_of(word: str) -> str:
         if word in choices:
             return word
-        near = get_close_matches(word, choices, 1)
-        hint = f"did you mean '{near[0]}'? Known are" if near else "choose one of"
+        near = _near(word, choices)
+        hint = f"did you mean '{near}'? Known are" if near else "choose one of"
         raise argparse.ArgumentTypeError(f"'{word}' is not known; {hint} {', '.join(choices)}")
 
     sub.add_argument(flag, type=one_of, choices=choices, help=text, **more)
@@ -262,8 +243,8 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     """
     first = words[0]
     if not first.startswith("-") and first not in ARGUMENTS:
-        near = get_close_matches(first, ARGUMENTS, 1)
-        hint = f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(ARGUMENTS)}."
+        near = _near(first, ARGUMENTS)
+        hint = f"Did you mean '{near}'?" if near else f"There are {', '.join(ARGUMENTS)}."
         raise BadOption(f"'{first}' is not a command. {hint}")
     parser = build_parser(first)
     args, rest = parser.parse_known_args(words)
@@ -278,9 +259,9 @@ def _unknown(parser: Parser, command: str, word: str) -> str:
         return f"'{word}' is one argument too many. See `halfeven {command} --help`; quote patterns such as 'head/*'."
     flag = word.split("=")[0]
     flags = flags_of(parser, command)
-    near = get_close_matches(flag, flags, 1)
+    near = _near(flag, flags)
     if near:
-        return f"halfeven {command} has no option {flag}. Did you mean {near[0]}?"
+        return f"halfeven {command} has no option {flag}. Did you mean {near}?"
     other = next((name for name in ARGUMENTS if flag in flags_of(build_parser(name), name)), None)
     hint = f"`halfeven {other}` has it" if other else f"`halfeven {command} --help` lists them"
     return f"halfeven {command} has no option {flag}; {hint}."
@@ -297,6 +278,13 @@ def subparser(parser: argparse.ArgumentParser, command: str) -> argparse.Argumen
 def flags_of(parser: argparse.ArgumentParser, command: str) -> list[str]:
     """The options of one command, as written."""
     return [flag for action in subparser(parser, command)._actions for flag in action.option_strings]
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    """The known word that is most like this one; empty when none is."""
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(word, list(known), 1)), "")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,8 @@ bash and zsh share one function (zsh through `bashcompinit`); fish has a line fo
 import argparse
 from dataclasses import dataclass
 
-from halfeven.cli import ARGUMENTS, SUMMARIES, build_parser, subparser
+from halfeven.cli import ARGUMENTS, build_parser, subparser
+from halfeven.wording import SUMMARIES
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from halfeven.stats.observer import Observer
 
 WORKERS = 2
 TOGETHER = 256
+MOMENT_BYTES = 1 << 28  # second moments of all layers together; the weights of further layers round to nearest
 LONGEST = 1152  # a layer with longer input vectors gets no second moments: they grow with the square
 
 
@@ -82,11 +83,15 @@ class Observe:
         if self.moments <= 0:
             return []
         weights = {(s.consumer, s.port) for s, g in draft.plan.sites.items() if draft.plan.groups[g].role == "weight"}
-        return [
-            node
-            for node in draft.model.graph
-            if (node.name, 1) in weights and 0 < vector_length(node) <= LONGEST and node.name not in draft.moments
-        ]
+        layers, room = [], MOMENT_BYTES
+        for node in draft.model.graph:
+            length = vector_length(node)
+            size = 8 * length * length * (int(ops.attribute(node, "group", 1)) if node.op_type == "Conv" else 1)
+            wanted = (node.name, 1) in weights and 0 < length <= LONGEST and node.name not in draft.moments
+            if wanted and size <= room:
+                layers.append(node)
+                room -= size
+        return layers
 
 
 class _Collector:
