@@ -14,6 +14,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, fields, replace
 from difflib import get_close_matches
+from functools import cache
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, get_args
@@ -81,6 +82,7 @@ class Option:
         return "--" + self.name.replace("_", "-")
 
 
+@cache
 def all_options() -> dict[str, Option]:
     """Every option by its Python name."""
     found = {}

@@ -94,12 +94,36 @@ class _Writer:
             self._constant(site, found[site])
         for value in [*graph.inputs, *(v for node in list(graph) for v in node.outputs)]:
             self._wire(value)
-        for name, value in list(graph.initializers.items()):
-            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
-                del graph.initializers[name]
         for node in graph:
             if node.op_type == "AveragePool" and set(ops.attribute(node, "dilations", [])) == {1}:
                 del node.attributes["dilations"]  # the default; the runtime's integer kernel refuses the attribute
+            if node.op_type == "Resize" and "axes" in node.attributes:
+                self._name_all_axes(node)
+        for name, value in list(graph.initializers.items()):
+            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+                del graph.initializers[name]
+
+    def _name_all_axes(self, node: ir.Node) -> None:
+        """Let a Resize state the scale or size of every axis: ONNX Runtime, moving codes through it, loses `axes`."""
+        shape, port = node.inputs[0].shape if node.inputs[0] is not None else None, len(node.inputs) - 1
+        given = ops.constant_of(node.inputs[port])
+        axes = [int(a) for a in ops.attribute(node, "axes", [])]
+        if (
+            shape is None
+            or given is None
+            or port < 2
+            or ops.attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch"
+        ):
+            return
+        whole = [d if isinstance(d, int) else 0 for d in shape] if port == 3 else [1.0] * len(shape)
+        for axis, value in zip(axes, given.numpy().tolist(), strict=True):
+            whole[axis] = value
+        if not all(whole):
+            return
+        name = unused(f"{node.name}_all_axes", self.names)
+        array = np.array(whole, np.int64 if port == 3 else np.float32)
+        node.replace_input_with(port, self._initializer(name, ir.tensor(array, name=name)))
+        del node.attributes["axes"]
 
     # --------------------------------------------------------------------------------------------- pieces
 

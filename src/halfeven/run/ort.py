@@ -164,7 +164,7 @@ def _reason(error: Exception) -> str:
     """The runtime's words without its file names and codes."""
     text = " ".join(str(error).split()).split("Status Message:")[-1]
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text.strip())
-    return re.sub(r"/\S+\.cc:\d+ [^)]*\)( \[with [^]]*\])? ", "", text)[:300]
+    return re.sub(r"/\S+\.(cc|h):\d+ .*?\) (?=[A-Z'\"])", "", text)[:300]
 
 
 def integer_nodes(model: ir.Model | str | Path) -> tuple[int, int]:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from halfeven.draft import Draft, Progress, Samples
+from halfeven.graph import ops
 from halfeven.graph.patches import matrix_of, weight_of
 from halfeven.graph.plan import Site
 from halfeven.graph.weights import array_at, put_constant, shared
@@ -49,6 +50,9 @@ class Gptq:
                 bias = self._round(node, params, draft.moments[node.name or ""], model)
                 plan = plan if bias is None else plan.reading(node.name or "", 2, bias)
             progress("round weights", i + 1, len(layers))
+        left = sum(ops.is_layer(n) and n.name not in draft.plan.floats for n in model.graph) - len(layers)
+        if layers and left > 0:
+            draft = draft.noting(f"the weights of {left} layers are rounded to nearest: no second moments were taken")
         return replace(draft, model=model, plan=plan) if layers else draft
 
     def _round(self, node: ir.Node, params: QParams, moments: Moments, model: ir.Model) -> str | None:

@@ -20,7 +20,8 @@ OPENVINO = Target(
             ("Conv", "ConvTranspose", "MatMul", "Gemm"), ACT, weight=WEIGHT, output="either", fuses=("Relu", "Clip")
         ),
         OpRule(("Add",), ACT, fuses=("Relu", "Clip"), constants=False),
-        OpRule(("AveragePool", "GlobalAveragePool"), ACT),
+        # padding that counts is filled with code 0 there, not with the zero point
+        OpRule(("AveragePool", "GlobalAveragePool"), ACT, where={"count_include_pad": (None,)}),
         OpRule(("Concat", "MaxPool"), ACT, output="as_input"),
         OpRule(("Resize",), ACT, output="as_input", where={"mode": ("nearest", None), "axes": (None,)}, ports=(0,)),
         OpRule(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Split"), ACT, output="as_input"),
