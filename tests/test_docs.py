@@ -208,7 +208,15 @@ def test_the_table_of_operators_is_that_of_the_targets(target: str) -> None:
             continue
         for op in re.findall(r"[A-Z]\w+", row[0]):
             rule = TARGETS[target].rule(op)
-            cell = "no" if rule is None else "nearest" if "mode" in rule.where else "yes" if rule.constants else "of two tensors"
+            cell = (
+                "no"
+                if rule is None
+                else "nearest"
+                if "mode" in rule.where
+                else "yes"
+                if rule.constants
+                else "of two tensors"
+            )
             assert row[COLUMNS[target]] == cell, op
             seen.add(op)
     assert {op for rule in rules for op in rule.ops} <= seen
