@@ -2,15 +2,23 @@
 // `numerics/native.py` is its only user; `numerics/_native.pyi` states its types.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "halfeven/extrema.hpp"
 #include "halfeven/histogram.hpp"
+#include "halfeven/lsq.hpp"
+#include "halfeven/quantize.hpp"
 #include "halfeven/search.hpp"
+#include "halfeven/tally.hpp"
 
 namespace nb = nanobind;
 
@@ -20,6 +28,9 @@ template <typename T>
 using Input = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 template <typename T>
 using Output = nb::ndarray<nb::numpy, T, nb::ndim<1>>;
+
+template <typename T>
+using InOut = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 template <typename T>
 Output<T> as_array(std::vector<T> values) {
@@ -37,6 +48,11 @@ nb::tuple extrema(Input<float> x, int threads) {
     return nb::make_tuple(e.low, e.high, e.nans, e.infs);
 }
 
+nb::tuple as_tuple(halfeven::Histogram h) {
+    const halfeven::Extrema& e = h.extrema;
+    return nb::make_tuple(nb::make_tuple(e.low, e.high, e.nans, e.infs), h.zeros, as_array(std::move(h.counts)));
+}
+
 nb::tuple histogram(Input<float> x, std::size_t stride, int threads) {
     if (stride == 0) throw std::invalid_argument("histogram: stride must be at least 1");
     halfeven::Histogram h;
@@ -44,8 +60,7 @@ nb::tuple histogram(Input<float> x, std::size_t stride, int threads) {
         nb::gil_scoped_release unlocked;
         h = halfeven::histogram(x.data(), x.size(), stride, threads);
     }
-    const halfeven::Extrema& e = h.extrema;
-    return nb::make_tuple(nb::make_tuple(e.low, e.high, e.nans, e.infs), h.zeros, as_array(std::move(h.counts)));
+    return as_tuple(std::move(h));
 }
 
 Output<double> grid_errors(Input<double> edges, Input<double> weights, Input<double> scale, Input<double> low,
@@ -65,12 +80,112 @@ Output<double> grid_errors(Input<double> edges, Input<double> weights, Input<dou
     return as_array(std::move(errors));
 }
 
+// One sample of each tensor: extrema of the sample, shape (tensors, 4): low, high, NaN, infinities.
+Output<double> tally_take(halfeven::Tally& tally, const std::vector<Input<float>>& tensors,
+                          const std::vector<std::size_t>& strides) {
+    if (tensors.size() != tally.size() || strides.size() != tally.size())
+        throw std::invalid_argument("Tally.take: one array and one stride were expected for each tensor");
+    if (std::find(strides.begin(), strides.end(), std::size_t{0}) != strides.end())
+        throw std::invalid_argument("Tally.take: a stride must be at least 1");
+    std::vector<double> seen(4 * tensors.size());
+    {
+        nb::gil_scoped_release unlocked;
+        for (std::size_t i = 0; i < tensors.size(); ++i) {
+            const halfeven::Extrema e = tally.take(i, tensors[i].data(), tensors[i].size(), strides[i]);
+            const double row[] = {e.low, e.high, static_cast<double>(e.nans), static_cast<double>(e.infs)};
+            std::copy(row, row + 4, seen.data() + 4 * i);
+        }
+    }
+    return as_array(std::move(seen));
+}
+
+nb::tuple tally_found(halfeven::Tally& tally, std::size_t index) {
+    if (index >= tally.size()) throw std::out_of_range("Tally.found: there is no such tensor");
+    return as_tuple(tally.found(index));
+}
+
+// (outer, channels, inner) of arrays of `count` elements, and what the kernels ask of scales and zero points.
+using Cut = std::tuple<std::size_t, std::size_t, std::size_t>;
+using Scales = Input<float>;
+using Zeros = Input<std::int32_t>;
+
+halfeven::Layout checked(Cut cut, std::size_t count, std::size_t count_out, const Scales& scales, const Zeros& zeros,
+                         bool wide) {
+    const halfeven::Layout layout = {std::get<0>(cut), std::get<1>(cut), std::get<2>(cut)};
+    if (layout.size() != count || count != count_out)
+        throw std::invalid_argument("the arrays must have outer * channels * inner elements");
+    if (scales.size() != layout.channels || zeros.size() != layout.channels)
+        throw std::invalid_argument("scale and zero_point must have one element per channel");
+    for (std::size_t c = 0; c < layout.channels; ++c) {
+        const std::int32_t zero = zeros.data()[c];
+        if (!wide && (zero < -(1 << 20) || zero > 1 << 20))
+            throw std::invalid_argument("a zero point of 8- and 16-bit codes must be within 2**20");
+    }
+    return layout;
+}
+
+template <typename Code>
+void quantize(Input<float> x, Cut cut, Scales scales, Zeros zeros, std::int32_t low, std::int32_t high,
+              InOut<Code> codes) {
+    const auto layout = checked(cut, x.size(), codes.size(), scales, zeros, sizeof(Code) > 2);
+    nb::gil_scoped_release unlocked;
+    halfeven::quantize(x.data(), layout, scales.data(), zeros.data(), {low, high}, codes.data());
+}
+
+template <typename Code>
+void dequantize(Input<Code> codes, Cut cut, Scales scales, Zeros zeros, InOut<float> values) {
+    const auto layout = checked(cut, codes.size(), values.size(), scales, zeros, sizeof(Code) > 2);
+    nb::gil_scoped_release unlocked;
+    halfeven::dequantize(codes.data(), layout, scales.data(), zeros.data(), values.data());
+}
+
+void fake_quantize(Input<float> x, Cut cut, Scales scales, Zeros zeros, std::int32_t low, std::int32_t high,
+                   InOut<float> values) {
+    const bool wide = static_cast<std::int64_t>(high) - low > 65535;
+    const auto layout = checked(cut, x.size(), values.size(), scales, zeros, wide);
+    nb::gil_scoped_release unlocked;
+    halfeven::fake_quantize(x.data(), layout, scales.data(), zeros.data(), {low, high}, values.data());
+}
+
+void lsq_backward(Input<float> x, Input<float> grad, Cut cut, Scales scales, Zeros zeros, std::int32_t low,
+                  std::int32_t high, InOut<float> grad_x, InOut<float> grad_scale, InOut<float> grad_zero_point) {
+    const auto layout = checked(cut, x.size(), grad_x.size(), scales, zeros, false);
+    if (grad.size() != x.size() || grad_scale.size() != scales.size() || grad_zero_point.size() != scales.size())
+        throw std::invalid_argument("lsq_backward: a gradient must have the size of what it belongs to");
+    nb::gil_scoped_release unlocked;
+    halfeven::lsq_backward(x.data(), grad.data(), layout, scales.data(), zeros.data(), {low, high},
+                           {grad_x.data(), grad_scale.data(), grad_zero_point.data()});
+}
+
+template <typename Code>
+void define_codes(nb::module_& m) {
+    using namespace nb::literals;
+    m.def("quantize", &quantize<Code>, "x"_a.noconvert(), "cut"_a, "scale"_a.noconvert(), "zero_point"_a.noconvert(),
+          "low"_a, "high"_a, "codes"_a.noconvert());
+    m.def("dequantize", &dequantize<Code>, "codes"_a.noconvert(), "cut"_a, "scale"_a.noconvert(),
+          "zero_point"_a.noconvert(), "values"_a.noconvert());
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
     using namespace nb::literals;
     m.def("extrema", &extrema, "x"_a.noconvert(), "threads"_a);
+    nb::class_<halfeven::Tally>(m, "Tally")
+        .def(nb::init<std::size_t>(), "tensors"_a)
+        .def("take", &tally_take, "tensors"_a.noconvert(), "strides"_a)
+        .def("found", &tally_found, "index"_a);
     m.def("histogram", &histogram, "x"_a.noconvert(), "stride"_a, "threads"_a);
     m.def("grid_errors", &grid_errors, "edges"_a.noconvert(), "weights"_a.noconvert(), "scale"_a.noconvert(),
           "low"_a.noconvert(), "high"_a.noconvert());
+    define_codes<std::int8_t>(m);
+    define_codes<std::uint8_t>(m);
+    define_codes<std::int16_t>(m);
+    define_codes<std::uint16_t>(m);
+    define_codes<std::int32_t>(m);
+    m.def("fake_quantize", &fake_quantize, "x"_a.noconvert(), "cut"_a, "scale"_a.noconvert(),
+          "zero_point"_a.noconvert(), "low"_a, "high"_a, "values"_a.noconvert());
+    m.def("lsq_backward", &lsq_backward, "x"_a.noconvert(), "grad"_a.noconvert(), "cut"_a, "scale"_a.noconvert(),
+          "zero_point"_a.noconvert(), "low"_a, "high"_a, "grad_x"_a.noconvert(), "grad_scale"_a.noconvert(),
+          "grad_zero_point"_a.noconvert());
 }

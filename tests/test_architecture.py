@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
-    {"errors", "version", "wording"},
+    {"errors", "memory", "version", "wording"},
     {"numerics"},
     {"stats", "graph", "data"},
     {"targets"},
@@ -29,13 +29,13 @@ LAYERS = (
     {"options", "feeding", "result"},
     {"api"},
     {"halfeven", "demo"},
-    {"cli", "commands", "completions", "printing", "progress", "__main__"},
+    {"cli", "commands", "completions", "number", "printing", "progress", "__main__"},
 )
 HEIGHTS = {name: height for height, names in enumerate(LAYERS) for name in names}
 DOORS = {
     "PIL": r"data/\w+\.py",
     "halfeven.numerics._native": r"numerics/native\.py",
-    "numpy": r"(?!errors|version|wording|cli|commands|completions|printing|progress|__init__|__main__).*",
+    "numpy": r"(?!errors|version|wording|cli|commands|completions|number\.|printing|progress|__init__|__main__).*",
     "onnx": r"(graph|run|exporters)/\w+\.py",
     "onnx_ir": r"(graph|run|steps|exporters|report)/\w+\.py|(draft|feeding|api|result)\.py",
     "onnxruntime": r"run/ort\.py",

@@ -1,26 +1,20 @@
-// Each fast kernel against its reference, bit for bit, over sizes around the vector widths and the chunk.
+// Statistics: each fast kernel against its reference, bit for bit, over sizes around the vector widths and the chunk.
 // No framework: prints what failed and exits with 1 if anything did.
-#include <cmath>
-#include <cstdio>
-#include <limits>
 #include <random>
 #include <vector>
 
+#include "check.hpp"
 #include "halfeven/extrema.hpp"
 #include "halfeven/histogram.hpp"
 #include "halfeven/search.hpp"
 
 namespace {
 
-using Floats = std::vector<float>;
-constexpr std::size_t SIZES[] = {0, 1, 3, 15, 16, 17, 33, 64, 1000, halfeven::CHUNK, 2 * halfeven::CHUNK + 1};
-int failures = 0;
-
-void check(bool passed, const char* what, const char* data, std::size_t size) {
-    if (passed) return;
-    ++failures;
-    std::printf("FAILED: %s of %zu elements, %s\n", what, size, data);
-}
+using test::check;
+using test::Data;
+using test::DATA;
+using test::Floats;
+using test::SIZES;
 
 bool operator==(const halfeven::Extrema& a, const halfeven::Extrema& b) {
     return a.low == b.low && a.high == b.high && a.nans == b.nans && a.infs == b.infs;
@@ -30,39 +24,6 @@ bool operator==(const halfeven::Histogram& a, const halfeven::Histogram& b) {
     return a.extrema == b.extrema && a.exponent == b.exponent && a.negative == b.negative && a.zeros == b.zeros &&
            a.counts == b.counts;
 }
-
-struct Data {
-    const char* name;
-    Floats (*make)(std::size_t size, std::mt19937& random);
-};
-
-Floats normal(std::size_t size, std::mt19937& random) {
-    std::normal_distribution<float> draw;
-    Floats x(size);
-    for (float& one : x) one = draw(random);
-    return x;
-}
-
-Floats relu(std::size_t size, std::mt19937& random) {
-    Floats x = normal(size, random);
-    for (float& one : x) one = one > 0.0f ? one : -0.0f;
-    return x;
-}
-
-Floats any_bits(std::size_t size, std::mt19937& random) {  // NaN, infinities, subnormals, both zeros, all magnitudes
-    Floats x(size);
-    for (float& one : x) one = halfeven::float_of(static_cast<std::int32_t>(random()));
-    if (size > 2) x[size / 2] = -std::numeric_limits<float>::infinity();
-    return x;
-}
-
-Floats growing(std::size_t size, std::mt19937& random) {  // the bins widen again and again, on either side
-    Floats x = normal(size, random);
-    for (std::size_t i = 0; i < size; ++i) x[i] = std::ldexp(x[i], static_cast<int>(i / 64) - 140);
-    return x;
-}
-
-constexpr Data DATA[] = {{"normal", normal}, {"relu", relu}, {"any bits", any_bits}, {"growing", growing}};
 
 void test_statistics(const Data& data, std::size_t size, std::mt19937& random) {
     const Floats x = data.make(size, random);
@@ -113,6 +74,5 @@ int main() {
         test_search(size, random);
     }
     for (const Data& data : DATA) test_threads(data, random);
-    std::printf("%d failures\n", failures);
-    return failures > 0;
+    return test::finish();
 }

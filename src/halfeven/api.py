@@ -157,8 +157,8 @@ def calibrate(
         taken = _with_record(draft, stats, digest)
         draft = replace(draft, shapes=taken.shapes, huge=taken.huge, channels=taken.channels)
     steps = make_steps({**chosen, "observe_moments": 0})
-    run = [steps[name] for name in ("simplify", "trace", "place", "equalize", "observe")]
-    draft = pipeline(*run)(draft, feed.calibration, progress)
+    for name in ("simplify", "trace", "place", "equalize", "observe"):  # one by one: each frees the model before it
+        draft = pipeline(steps[name])(draft, feed.calibration, progress)
     count = next((o.moving.samples for o in draft.stats.values() if o.moving is not None), feed.calibration.passed)
     return Record(digest, (feed.digest,), count, draft.stats, draft.channels, draft.shapes, draft.huge, draft.scaling)
 

@@ -1,4 +1,4 @@
-"""The command line: `halfeven quantize | calibrate | inspect | verify | demo | completions`.
+"""The command line: `halfeven quantize | calibrate | inspect | verify | demo | number | completions`.
 
 Exit status: 0 done; 1 an unexpected fault; 2 wrong options, configuration or unwritable output; 3 the model; 4 the
 data; 5 the target (nothing could be quantized); 130 interrupted. Errors are one sentence on standard error; --debug
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from halfeven.errors import BadOption, QuantError
-from halfeven.wording import EPILOG, SUMMARIES
+from halfeven.wording import EPILOG, EXAMPLES, SUMMARIES, USAGES
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost a tenth of the start
 if TYPE_CHECKING:
@@ -24,29 +24,6 @@ if TYPE_CHECKING:
 
 Command = Callable[[argparse.Namespace], int]
 
-EXAMPLES = {
-    "quantize": ("halfeven quantize model.onnx --data photos/ --preprocess imagenet",),
-    "calibrate": (
-        "halfeven calibrate model.onnx --data photos/ -o stats.json",
-        "halfeven calibrate model.onnx --data more/ --stats stats.json -o more.json",
-        "halfeven calibrate stats.json --merge more.json -o all.json",
-    ),
-    "inspect": ("halfeven inspect model.onnx --target openvino",),
-    "verify": ("halfeven verify model.onnx model.int8.onnx --data holdout/",),
-    "demo": ("halfeven demo -o demo-out",),
-    "completions": (
-        'eval "$(halfeven completions bash)"    in .bashrc; zsh likewise in .zshrc',
-        "halfeven completions fish | source    in config.fish",
-    ),
-}
-USAGES = {
-    "quantize": "quantize MODEL [--data DATA] [-o FILE]",
-    "calibrate": "calibrate MODEL --data DATA -o FILE",
-    "inspect": "inspect MODEL [--data DATA]",
-    "verify": "verify MODEL QUANTIZED --data DATA",
-    "demo": "demo [-o FOLDER]",
-    "completions": "completions bash|zsh|fish",
-}
 DATA = "pictures, recordings, .npz, .npy, or a text file of paths"
 STEPS_OF = {
     "quantize": ("simplify", "place", "equalize", "observe", "calibrate", "gptq"),
@@ -145,6 +122,21 @@ def _demo(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("-o", "--output", metavar="FOLDER", default="demo-out", help="for the model (default: demo-out)")
 
 
+def _number_options(sub: argparse.ArgumentParser) -> None:
+    import re
+
+    sub._negative_number_matcher = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)  # else -1e5 is taken for a flag
+    sub.add_argument("number", metavar="NUMBER", help="such as 123.45, -1e-3, inf, nan; with --hex: A1C7D.FF, 42F6E666")
+    sub.add_argument(
+        "--q", metavar="M.N", help="fixed point: M integer bits with the sign, N fraction bits; uM.N: no sign"
+    )
+    sub.add_argument(
+        "--hex", action="store_true", help="NUMBER is hexadecimal: a bit pattern, or with a point a number"
+    )
+    sub.add_argument("--scale", type=_number, metavar="S", help="in int8 and uint8 with this scale")
+    sub.add_argument("--zero-point", type=_whole, metavar="Z", help="with --scale (default: 0 for int8, 128 for uint8)")
+
+
 def _completions(sub: argparse.ArgumentParser) -> None:
     _choice(sub, "shell", ("bash", "zsh", "fish"), "bash, zsh or fish")
 
@@ -155,6 +147,7 @@ ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "inspect": _inspect,
     "verify": _verify,
     "demo": _demo,
+    "number": _number_options,
     "completions": _completions,
 }
 
@@ -331,6 +324,13 @@ def _command(name: str) -> Command:
         from halfeven.completions import print_completions
 
         return print_completions
+    if name == "number":
+        from halfeven.number import print_number
+
+        return print_number
+    import gc
+
     from halfeven import commands
 
+    gc.freeze()  # modules stay: looking for old models need not look through them
     return commands.COMMANDS[name]

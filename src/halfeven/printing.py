@@ -13,6 +13,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from halfeven.numerics.number import Spelled
     from halfeven.report.inspection import Inspection
     from halfeven.report.verify import Verification
 
@@ -108,3 +109,13 @@ def print_inspection(seen: "Inspection", model: str, *, everything: bool) -> Non
             [(tensor, str(group), scheme) for tensor, scheme, group in seen.groups], ("tensor", "group", "scheme"), (1,)
         )
     _remarks("note", seen.notes)
+
+
+def print_formats(number: str, rows: "Sequence[Spelled]") -> None:
+    """A number in its formats: values first, then bits."""
+    print(number)
+    print()
+    values = [(r.format, r.value, "" if r.error is None else f"{r.error:.3g}", r.below, r.above) for r in rows]
+    _table(values, ("", "value", "error", "next below", "next above"), numbers=(2,))
+    print()
+    _table([(r.format, r.hex, r.bits, r.formula) for r in rows], ("", "hex", "bits", "value"))

@@ -8,6 +8,7 @@ EPILOG = """examples:
   halfeven verify model.onnx model.int8.onnx --data holdout/
   halfeven calibrate model.onnx --data photos/ -o stats.json
   halfeven quantize model.onnx --stats stats.json
+  halfeven number 123.45             in float32, float16, float8, fixed point
 
 exit status:
   0  done                            3  the model is damaged or unsupported
@@ -22,5 +23,36 @@ SUMMARIES = {
     "inspect": "show what would be quantized, what stays float, and why",
     "verify": "compare a float and a quantized model on data",
     "demo": "quantize the network and data shipped with Halfeven",
+    "number": "show a number in float, fixed-point and integer formats",
     "completions": "print a completion script for a shell",
+}
+EXAMPLES = {
+    "quantize": ("halfeven quantize model.onnx --data photos/ --preprocess imagenet",),
+    "calibrate": (
+        "halfeven calibrate model.onnx --data photos/ -o stats.json",
+        "halfeven calibrate model.onnx --data more/ --stats stats.json -o more.json",
+        "halfeven calibrate stats.json --merge more.json -o all.json",
+    ),
+    "inspect": ("halfeven inspect model.onnx --target openvino",),
+    "verify": ("halfeven verify model.onnx model.int8.onnx --data holdout/",),
+    "demo": ("halfeven demo -o demo-out",),
+    "number": (
+        "halfeven number 123.45",
+        "halfeven number 123.45 --q 8.8",
+        "halfeven number 0x42F6E666 --hex",
+        "halfeven number 0.3 --scale 0.0078125 --zero-point 3",
+    ),
+    "completions": (
+        'eval "$(halfeven completions bash)"    in .bashrc; zsh likewise in .zshrc',
+        "halfeven completions fish | source    in config.fish",
+    ),
+}
+USAGES = {
+    "quantize": "quantize MODEL [--data DATA] [-o FILE]",
+    "calibrate": "calibrate MODEL --data DATA -o FILE",
+    "inspect": "inspect MODEL [--data DATA]",
+    "verify": "verify MODEL QUANTIZED --data DATA",
+    "demo": "demo [-o FOLDER]",
+    "number": "number NUMBER [--q M.N] [--hex] [--scale S]",
+    "completions": "completions bash|zsh|fish",
 }

@@ -47,6 +47,11 @@ def test_a_narrow_grid_of_one_bit_is_refused() -> None:
         IntGrid(1, narrow=True)
 
 
+def test_a_narrow_grid_without_sign_is_refused() -> None:
+    with pytest.raises(BadOption, match="in an unsigned grid is 0"):
+        IntGrid(8, signed=False, narrow=True)
+
+
 def test_clip_saturates_and_sends_nan_to_the_lowest_code() -> None:
     x = np.array([-np.inf, -200, -128, 3, 127, 1e30, np.inf, np.nan], np.float32)
     clipped = INT8.clip(x)

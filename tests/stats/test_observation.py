@@ -3,6 +3,7 @@ average excepted), is the same when filled in place, and reads back the same.
 """
 
 import json
+from contextlib import nullcontext
 from math import gcd
 
 import numpy as np
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from halfeven.numerics.native import use_numpy
 from halfeven.stats.observation import Observation, stride_for
-from halfeven.stats.observer import Observer
+from halfeven.stats.observer import Observers
 
 LIMIT = 16
 SAMPLES = st.lists(
@@ -36,12 +38,17 @@ def test_histograms_merge_exactly_in_any_order(samples: list[np.ndarray], data: 
     assert observed(shuffled).histogram == whole.histogram
 
 
-@given(SAMPLES)
-def test_filled_in_place_it_is_the_same(samples: list[np.ndarray]) -> None:
-    observer = Observer(LIMIT)
-    for x in samples:
-        observer.take(x)
-    assert observer.observation() == observed(samples)
+@given(SAMPLES, st.data())
+def test_filled_in_place_in_any_order_it_is_the_same(samples: list[np.ndarray], data: st.DataObject) -> None:
+    order = data.draw(st.permutations(range(len(samples))))
+    for switch in (nullcontext, use_numpy):
+        with switch():
+            observers = Observers(["x", "y"], LIMIT)
+            seen = {i: observers.take({"x": samples[i], "y": -samples[i]}) for i in order}
+            for i in range(len(samples)):
+                observers.move(seen[i])
+            expected = {"x": observed(samples), "y": observed([-x for x in samples])}
+            assert observers.observations() == expected
 
 
 @given(SAMPLES)

@@ -142,16 +142,18 @@ inline Histogram fill(const float* x, std::size_t count, std::size_t start, std:
         const KeyRange keys = key_range(chunk, size);
         const Extrema before = h.extrema;
         h.extrema.merge(chunk_extrema(chunk, size, keys));
-        const int exponent = exponent_for(h.extrema);
-        if (exponent != h.exponent)
-            banks.coarsen(exponent - h.exponent, negative_bins(before, h.exponent), positive_bins(before, h.exponent));
-        h.exponent = exponent;
+        if (h.extrema.low != before.low || h.extrema.high != before.high) {
+            const int exponent = exponent_for(h.extrema);
+            if (exponent != h.exponent)
+                banks.coarsen(exponent - h.exponent, negative_bins(before, h.exponent), positive_bins(before, h.exponent));
+            h.exponent = exponent;
+        }
         if (stride != 1 || !all_finite(keys)) {
             const std::size_t past = (start + i) % stride;
             size = sample(chunk, size, past ? stride - past : 0, stride, !all_finite(keys), sampled);
             chunk = sampled;
         }
-        h.zeros += places(chunk, size, std::ldexp(1.0f, -exponent), place);
+        h.zeros += places(chunk, size, std::ldexp(1.0f, -h.exponent), place);
         banks.count(place, size);
     }
     h.negative = negative_bins(h.extrema, h.exponent);

@@ -36,7 +36,7 @@ from halfeven.data.sample import (
     shape_text,
     spread,
 )
-from halfeven.data.stored import Stored, holds_objects
+from halfeven.data.stored import Stored, holds_objects, let_go
 from halfeven.errors import BadCalibration, BadOption
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ class Table:
         for cut in self.cuts:
             taken = cut.take(self.opened[cut.key], self.picks[index])
             sample[cut.spec.name] = taken if cut.prepare is not None else cast(taken, cut.spec, self.name(index))
+            let_go(self.opened[cut.key])  # what was read is a copy
         return fill_zeros(sample, self.zeros)
 
     def truth(self, stored: Stored) -> Truth:

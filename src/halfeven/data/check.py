@@ -2,9 +2,8 @@
 
 `check_sample` refuses: an input that is missing, of another rank, length or dtype, and NaN or infinity in floats.
 `checked` applies it to a source: a bad sample is skipped and named, unless more than a tenth are bad.
-`DataCheck` remembers of each input, per channel, minimum, maximum, mean and standard deviation, by merging counts,
-means and sums of squared deviations (Chan, Golub, LeVeque 1979, equation 1.5) in double: bounded, however many the
-samples.
+`DataCheck` remembers minimum and maximum of each input, per channel, and whether any two samples differ: bounded,
+however many the samples.
 """
 
 import hashlib
@@ -126,59 +125,29 @@ def _refuse_many(findings: Findings, count: int) -> None:
         )
 
 
-@dataclass
-class _Channels:
-    """Running statistics of one input; arrays of shape (channels,)."""
+@dataclass(frozen=True)
+class InputRange:
+    """What the samples hold for one input: lowest and highest value of each channel, or one in all."""
 
-    low: npt.NDArray[np.float64]
-    high: npt.NDArray[np.float64]
-    mean: npt.NDArray[np.float64]
-    squares: npt.NDArray[np.float64]
-    count: int
-    axis: int | None
+    low: npt.NDArray[np.generic]
+    high: npt.NDArray[np.generic]
+    channel_axis: int | None
 
     @classmethod
-    def of(cls, array: Array, axis: int | None) -> "_Channels":
-        flat = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1) if axis is not None else array.reshape(1, -1)
-        rows = flat.astype(np.float64)
-        mean = rows.mean(1)
-        return cls(rows.min(1), rows.max(1), mean, ((rows - mean[:, None]) ** 2).sum(1), rows.shape[1], axis)
+    def of(cls, array: Array, axis: int | None) -> "InputRange":
+        """Of one sample."""
+        rows = array.reshape(1, -1) if axis is None else np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+        return cls(rows.min(1), rows.max(1), axis)
 
-    def merge(self, other: "_Channels") -> "_Channels":
-        count = self.count + other.count
-        away = other.mean - self.mean
-        return _Channels(
-            np.minimum(self.low, other.low),
-            np.maximum(self.high, other.high),
-            self.mean + away * (other.count / count),
-            self.squares + other.squares + away**2 * (self.count * other.count / count),
-            count,
-            self.axis,
-        )
+    def merge(self, other: "InputRange") -> "InputRange":
+        """Of both; all channels as one if they differ in number."""
+        if self.low.shape != other.low.shape:
+            return self.whole().merge(other.whole())
+        return InputRange(np.minimum(self.low, other.low), np.maximum(self.high, other.high), self.channel_axis)
 
-    def whole(self) -> "_Channels":
+    def whole(self) -> "InputRange":
         """All channels as one."""
-        parts = [
-            _Channels(low, high, mean, squares, self.count, None)
-            for low, high, mean, squares in zip(
-                *(x[:, None] for x in (self.low, self.high, self.mean, self.squares)), strict=True
-            )
-        ]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total.merge(part)
-        return total
-
-
-@dataclass(frozen=True)
-class InputStats:
-    """What the samples hold for one input; arrays have one value a channel, or one in all."""
-
-    low: npt.NDArray[np.float64]
-    high: npt.NDArray[np.float64]
-    mean: npt.NDArray[np.float64]
-    std: npt.NDArray[np.float64]
-    channel_axis: int | None
+        return InputRange(self.low.min(keepdims=True), self.high.max(keepdims=True), None)
 
 
 class DataCheck:
@@ -187,7 +156,7 @@ class DataCheck:
     def __init__(self, specs: Sequence[InputSpec]) -> None:
         """Start with nothing."""
         self._specs = {spec.name: spec for spec in specs}
-        self._channels: dict[str, _Channels] = {}
+        self._ranges: dict[str, InputRange] = {}
         self._first = b""
         self._varied = False
         self.count = 0
@@ -195,54 +164,53 @@ class DataCheck:
     def add(self, sample: Sample) -> None:
         """Take one sample into account; empty arrays add nothing."""
         self.count += 1
-        state = hashlib.sha256()
         for name in sorted(self._specs.keys() & sample.keys()):
             array = sample[name]
-            state.update(f"{name}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
             if array.size and (is_float(array.dtype) or array.dtype.kind in "biu"):
-                self._add(name, array)
-        self._varied |= self.count > 1 and state.digest() != self._first
-        self._first = self._first or state.digest()
+                new = InputRange.of(array, channel_axis(self._specs[name], array))
+                old = self._ranges.get(name)
+                self._ranges[name] = new if old is None else old.merge(new)
+        if not self._varied:
+            digest = _digest(sample)
+            self._first = self._first or digest
+            self._varied = digest != self._first
 
-    def _add(self, name: str, array: Array) -> None:
-        new = _Channels.of(array, channel_axis(self._specs[name], array))
-        old = self._channels.get(name)
-        if old is not None and old.mean.shape != new.mean.shape:
-            old, new = old.whole(), new.whole()
-        self._channels[name] = new if old is None else old.merge(new)
-
-    def stats(self, name: str) -> InputStats | None:
-        """Statistics of one input; None if no sample held a number for it."""
-        found = self._channels.get(name)
-        if found is None:
-            return None
-        return InputStats(found.low, found.high, found.mean, np.sqrt(found.squares / found.count), found.axis)
+    def range(self, name: str) -> InputRange | None:
+        """The range of one input; None if no sample held a number for it."""
+        return self._ranges.get(name)
 
     def findings(self, preprocess: Preprocess | None = None) -> list[str]:
         """What looks wrong, in sentences; `preprocess` is what the user asked for, None if nothing."""
-        said = [sentence for name in self._channels for sentence in self._judge(name, preprocess)]
+        said = [sentence for name in self._ranges for sentence in self._judge(name, preprocess)]
         if self.count > 1 and not self._varied:
             said.append(f"all {self.count} samples are identical.")
         return said
 
     def _judge(self, name: str, preprocess: Preprocess | None) -> list[str]:
-        spec, stats = self._specs[name], self.stats(name)
-        if stats is None or not is_float(spec.dtype):
+        spec, seen = self._specs[name], self._ranges[name]
+        if not is_float(spec.dtype):
             return []  # ids and masks are constant for good reasons
-        low, high = stats.low.min(), stats.high.max()
+        low, high = seen.low.min(), seen.high.max()
         if low == high:
             return [f"input {name!r} is constant {low:.6g} in all {self.count} samples."]
         said = []
-        for channel in np.flatnonzero(stats.low == stats.high)[:_NAMED]:
-            value = stats.low[channel]
+        for channel in np.flatnonzero(seen.low == seen.high)[:_NAMED]:
+            value = seen.low[channel]
             said.append(f"input {name!r}: channel {channel} is constant {value} in all {self.count} samples.")
-        if preprocess is None and _is_colored(spec, stats):
+        if preprocess is None and _is_colored(spec, seen):
             said += _range_findings(name, float(low), float(high))
         return said
 
 
-def _is_colored(spec: InputSpec, stats: InputStats) -> bool:
-    return spec.rank == 4 and len(stats.mean) in (1, 3) and stats.channel_axis is not None
+def _digest(sample: Sample) -> bytes:
+    state = hashlib.sha256()
+    for name in sorted(sample):
+        state.update(f"{name}{sample[name].shape}".encode() + np.ascontiguousarray(sample[name]).tobytes())
+    return state.digest()
+
+
+def _is_colored(spec: InputSpec, seen: InputRange) -> bool:
+    return spec.rank == 4 and len(seen.low) in (1, 3) and seen.channel_axis is not None
 
 
 def _range_findings(name: str, low: float, high: float) -> list[str]:

@@ -11,6 +11,7 @@ Source: NumPy `numpy.lib.format` (NEP 1), PKWARE APPNOTE.TXT 4.3.7 for the local
 """
 
 import math
+import mmap
 import os
 import shutil
 import struct
@@ -129,6 +130,12 @@ def _mapped(path: Path, start: int, header: _Header) -> Array:
         return np.empty(header.shape, header.dtype)
     order: Any = "F" if header.fortran else "C"
     return np.memmap(path, header.dtype, "r", start + header.start, header.shape, order)
+
+
+def let_go(array: Array) -> None:
+    """Give the pages of a mapped array back to the system, which reads them again when they are asked for."""
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
 from halfeven.graph.edit import add_initializer, constant, named, remove
 from halfeven.graph.prune import inline_branches, remove_dead, remove_identities
@@ -232,6 +231,8 @@ def evaluate(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> list[
         for index, array in enumerate(arrays)
         if array is not None
     ]
+    from onnx.reference import ReferenceEvaluator  # loads every operator: most models have nothing to compute
+
     feeds = {f"i{index}": array for index, array in enumerate(arrays) if array is not None}
     try:
         with np.errstate(all="ignore"):

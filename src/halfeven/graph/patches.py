@@ -87,7 +87,9 @@ def _windows(node: ir.Node, x: Array, limit: int) -> Array:
         places = np.asarray(at * strides[axis]).reshape(-1, *[1] * axes) + taps
         index.append(np.clip(places, 0, size - 1))
         inside = inside & (places >= 0) & (places < size)
-    found: Array = np.where(inside, x[tuple(index)], np.float32(0))  # batch, channels, positions, kernel...
+    found: Array = x[tuple(index)]  # batch, channels, positions, kernel...
+    if not np.all(inside):
+        found = np.where(inside, found, np.float32(0))
     batch, channels, positions = found.shape[:3]
     split = found.reshape(batch, groups, channels // groups, positions, prod(kernel))
     return split.transpose(1, 0, 3, 2, 4).reshape(groups, batch * positions, -1)

@@ -11,7 +11,6 @@ The prepared model computes what the source computes, but for the rounding of fo
 """
 
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass
 
 from halfeven.errors import UnsupportedModel
 from halfeven.graph.batchnorm import fold_batchnorm, fold_channel_affine
@@ -60,6 +59,8 @@ def inline_functions(model: ir.Model) -> list[str]:
     """
     if not model.functions:
         return []
+    from onnx_ir.passes.common import InlinePass  # loads all passes, and ONNX's reference
+
     try:
         InlinePass()(model)
     except Exception as error:  # raised before the call it concerns is touched, so that the model stays whole

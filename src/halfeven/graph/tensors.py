@@ -43,7 +43,8 @@ def check_tensors(model: ir.Model, where: str, folders: tuple[Path, ...] | None)
     """Check every tensor of `model`; `where` names the model in errors.
 
     Args:
-        model: Changed only in that external tensors may be re-pointed to the real path of their file.
+        model: Changed only in that external tensors may be re-pointed to the real path of their file, and others are
+            taken out of the message they came in.
         where: What to call the model in errors: its path.
         folders: Folders in which external data may lie, the model's own first. None: the model has no folder, it was
             handed over as an object, and its external tensors are taken as they are if their files hold them.
@@ -83,9 +84,19 @@ def _checked(tensor: ir.TensorProtocol, what: str, folders: tuple[Path, ...] | N
         return _checked_external(tensor, what, folders)
     if isinstance(tensor, ir.serde.TensorProtoTensor):
         _check_embedded(tensor.raw, tensor.dtype, dims, what)
+        return _own(tensor)
     elif isinstance(tensor, ir.StringTensor) and len(tensor.string_data()) != math.prod(dims):
         raise UnsupportedModel(f"{what} has shape {list(dims)} but holds {len(tensor.string_data())} strings.")
     return tensor
+
+
+def _own(tensor: ir.serde.TensorProtoTensor) -> ir.TensorProtocol:
+    """The tensor with values of its own: one that is left in the message it came in keeps all others in memory."""
+    if tensor.dtype.bitwidth < 8 or not tensor.raw.HasField("raw_data"):
+        return tensor
+    own = ir.Tensor(tensor.numpy(), tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
+    own.metadata_props.update(tensor.metadata_props)
+    return own
 
 
 def _check_embedded(proto: onnx.TensorProto, dtype: ir.DataType, dims: tuple[int, ...], what: str) -> None:

@@ -9,15 +9,22 @@
     IntGrid(4)           -8        7        16   int8     INT4 (packed on export)
 
 A narrow grid drops the lowest code, so that a symmetric range maps to it exactly (TensorRT, ncnn, TFLite weights).
+
+`Grid` is any of the grids there are: besides the integers those of `floats`, `logs`, `binary` and `codebook`. In JSON
+an integer grid is its fields, any other has its kind beside them.
 """
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from halfeven.errors import BadOption
+from halfeven.numerics.binary import BinaryGrid, TernaryGrid
+from halfeven.numerics.codebook import CodebookGrid
+from halfeven.numerics.floats import FloatGrid, Specials
+from halfeven.numerics.logs import LogGrid
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,45 @@ class IntGrid:
         return np.where(np.isnan(codes), self.low, np.clip(codes, self.low, self.high)).astype(codes.dtype)
 
 
-Grid: TypeAlias = IntGrid
+Grid: TypeAlias = IntGrid | FloatGrid | LogGrid | BinaryGrid | TernaryGrid | CodebookGrid
+
+KINDS: dict[str, type[Grid]] = {
+    "float": FloatGrid,
+    "log": LogGrid,
+    "binary": BinaryGrid,
+    "ternary": TernaryGrid,
+    "codebook": CodebookGrid,
+}
+
+
+def grid_to_json(grid: Grid) -> dict[str, Any]:
+    """Plain values."""
+    fields = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(grid).items()}
+    kind = next((name for name, cls in KINDS.items() if type(grid) is cls), None)
+    return fields if kind is None else {"kind": kind, **fields}
+
+
+def grid_from_json(data: dict[str, Any]) -> Grid:
+    """The inverse of `grid_to_json`.
+
+    Raises:
+        BadOption: a kind or a field that does not exist, or a grid that does not.
+    """
+    fields = dict(data)
+    kind = fields.pop("kind", None)
+    if kind is not None and kind not in KINDS:
+        raise BadOption(
+            f"There is no grid of kind {kind!r}. There are {', '.join(KINDS)}, and integers without a kind."
+        )
+    try:
+        if "values" in fields:
+            fields["values"] = tuple(float(v) for v in fields["values"])
+        if "specials" in fields:
+            fields["specials"] = Specials(fields["specials"])
+        return IntGrid(**fields) if kind is None else KINDS[kind](**fields)
+    except (TypeError, ValueError) as error:
+        raise BadOption(f"A grid is malformed: {error}.") from error
+
 
 INT8 = IntGrid(8)
 UINT8 = IntGrid(8, signed=False)

@@ -15,12 +15,21 @@ spread between each two neighbouring edges e_j, with density p_j there, thus has
     sum_j p_j * (F(e_(j+1)) - F(e_j))  =  sum_j weight_j * F(e_j),      weight_j = p_(j-1) - p_j
 
 where the weights do not depend on the grid.
+
+`quantize`, `dequantize`, `fake_quantize` and `lsq_backward` are C++ alone and give None where it does not run, or has
+no form of what is asked: their definitions are in `numerics.quantize` and `numerics.lsq`, whose bits they have. C++
+reads a tensor as (outer, channels, inner), with one scale per channel; `cut` finds that form, for instance
+
+    tensor (8, 64, 7, 7)    scale (1, 1, 1, 1) or (1,)    ->    (1, 1, 25088)
+                            (1, 64, 1, 1)                       (8, 64, 49)
+    tensor (8, 64)          (8, 2), groups of 32                (1, 16, 32)
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,8 +46,14 @@ else:
 Floats: TypeAlias = npt.NDArray[np.float32]
 Doubles: TypeAlias = npt.NDArray[np.float64]
 Extremes: TypeAlias = tuple[float, float, int, int]
+Ints: TypeAlias = npt.NDArray[np.int32]
+AnyCodes: TypeAlias = npt.NDArray[np.integer]
+Cut: TypeAlias = tuple[int, int, int]
+T = TypeVar("T", bound=np.generic)
 
 LANES = 8
+_INT32_MAX = np.iinfo(np.int32).max
+_CODES = ("int8", "uint8", "int16", "uint16", "int32")
 _NUMPY_ONLY: ContextVar[bool] = ContextVar("numpy_only", default=False)
 
 
@@ -81,6 +96,88 @@ def grid_errors(edges: Doubles, weights: Doubles, scale: Doubles, low: Doubles, 
     if native():
         return _native.grid_errors(edges, weights, scale, low, high)
     return np.array([_grid_error(edges, weights, *one) for one in zip(scale, low, high, strict=True)], np.float64)
+
+
+def quantize(x: Floats, scale: Floats, zero_point: Ints, low: int, high: int, dtype: np.dtype[Any]) -> AnyCodes | None:
+    """Codes `low..high` of `x`, half to even, of `x`'s shape and of `dtype`. None: no C++ form."""
+    parts = _parts(x, scale, zero_point)
+    if parts is None or dtype.name not in _CODES or x.dtype != np.float32 or high > _INT32_MAX:
+        return None
+    codes = np.empty(x.shape, dtype)
+    _native.quantize(_flat(x), *parts, low, high, _flat(codes))
+    return codes
+
+
+def dequantize(codes: AnyCodes, scale: Floats, zero_point: Ints) -> Floats | None:
+    """(code - zero_point) * scale, float32, of the codes' shape. None: no C++ form."""
+    parts = _parts(codes, scale, zero_point)
+    if parts is None or codes.dtype.name not in _CODES:
+        return None
+    values = np.empty(codes.shape, np.float32)
+    _native.dequantize(_flat(codes), *parts, _flat(values))
+    return values
+
+
+def fake_quantize(x: Floats, scale: Floats, zero_point: Ints, low: int, high: int) -> Floats | None:
+    """`dequantize(quantize(x))` in one pass, float32, of `x`'s shape. None: no C++ form."""
+    parts = _parts(x, scale, zero_point)
+    if parts is None or x.dtype != np.float32 or high > _INT32_MAX:
+        return None
+    values = np.empty(x.shape, np.float32)
+    _native.fake_quantize(_flat(x), *parts, low, high, _flat(values))
+    return values
+
+
+def lsq_backward(
+    x: Floats, grad: Floats, scale: Floats, zero_point: Ints, low: int, high: int
+) -> tuple[Floats, Floats, Floats] | None:
+    """Gradients of `x`, `scale` and `zero_point`, of their shapes: see `numerics.lsq`."""
+    parts = _parts(x, scale, zero_point)
+    if parts is None or x.dtype != np.float32 or grad.dtype != np.float32 or high - low > 65535:
+        return None
+    grad_x = np.empty(x.shape, np.float32)
+    sums = np.empty(scale.size, np.float32), np.empty(scale.size, np.float32)
+    _native.lsq_backward(_flat(x), _flat(grad), *parts, low, high, _flat(grad_x), *sums)
+    return grad_x, sums[0].reshape(scale.shape), sums[1].reshape(scale.shape)
+
+
+def cut(shape: tuple[int, ...], scale_shape: tuple[int, ...]) -> Cut | None:
+    """(outer, channels, inner) of a tensor whose scale has `scale_shape`; None if tiles share otherwise."""
+    if math.prod(scale_shape) == 1:
+        return 1, 1, math.prod(shape)
+    if len(shape) != len(scale_shape) or any(size % max(n, 1) for n, size in zip(scale_shape, shape, strict=True)):
+        return None
+    axes = [
+        part for n, size in zip(scale_shape, shape, strict=True) for part in ((n, True), (size // n if n else 1, False))
+    ]
+    sizes, kinds = [1, 1, 1], [False, True, False]  # shared, scaled, shared
+    at = 0
+    for size, scaled in axes:
+        if size == 1:
+            continue
+        while at < 3 and kinds[at] is not scaled:
+            at += 1
+        if at == 3:
+            return None
+        sizes[at] *= size
+    return sizes[0], sizes[1], sizes[2]
+
+
+def _parts(x: npt.NDArray[Any], scale: Floats, zero_point: Ints) -> tuple[Cut, Floats, Ints] | None:
+    if not native() or scale.dtype != np.float32 or zero_point.dtype != np.int32:
+        return None
+    parts = cut(x.shape, scale.shape)
+    return None if parts is None else (parts, _flat(scale), _flat(zero_point))
+
+
+def _flat(x: npt.NDArray[T]) -> npt.NDArray[T]:
+    """`x` in C order as one axis: a view where it is laid out so, as fresh results are."""
+    return x.reshape(-1)
+
+
+def native_tally(tensors: int) -> "_native.Tally | None":
+    """The C++ form of `numerics.tally`, if C++ runs."""
+    return _native.Tally(tensors) if native() else None
 
 
 def _extrema(x: Floats) -> Extremes:

@@ -11,6 +11,14 @@ Range to parameters, zero always exact (the range is widened to hold 0), compute
 The symmetric scale divides by `high` = 127 on int8, full or narrow, so that +absmax is a code (TensorRT, TFLite
 weights); a signed full grid merely keeps -128 for what saturates. Ranges too small for a normal float32 scale, all
 zeros among them, get scale 1 and zero point 0, as ONNX Runtime's quantizer does.
+
+Codes that are no integers (`numerics.grid`) have no zero point. `x / scale` is a float32 division, and what it gives is
+encoded by the grid; a value is that of the code, times the scale, in float32:
+
+    code  = grid.encode(x / scale)             scale of a range = max(|min|, |max|) / (largest value at scale 1)
+    value = grid.decode(code) * scale          binary and ternary: the mean of `numerics.binary`, so only `params_of`
+
+Floats round by any rule; the others take the nearest and have no ties to break.
 """
 
 from typing import TypeVar
@@ -18,22 +26,26 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from halfeven.errors import BadCalibration
+from halfeven.errors import BadCalibration, BadOption
+from halfeven.numerics.binary import BinaryGrid, TernaryGrid, binary_scale, ternary_scale
+from halfeven.numerics.floats import FloatGrid
+from halfeven.numerics.grid import INT32, Grid, IntGrid
 from halfeven.numerics.rounding import Rounding
-from halfeven.numerics.scheme import QParams, ScaleRule, Scheme
+from halfeven.numerics.scheme import AnyGrid, QParams, ScaleRule, Scheme
 
 Array = npt.NDArray[np.float32]
 T = TypeVar("T", bound=np.generic)
 TINY = float(np.finfo(np.float32).tiny)
 
 
-def params_for(low: npt.ArrayLike, high: npt.ArrayLike, scheme: Scheme, rank: int = 0) -> QParams:
+def params_for(low: npt.ArrayLike, high: npt.ArrayLike, scheme: Scheme[AnyGrid], rank: int = 0) -> QParams[AnyGrid]:
     """Scale and zero point for the range `[low, high]` (scalars, or arrays of the scale's shape).
 
     `rank` gives scalars the shape (1,) * rank.
 
     Raises:
         BadCalibration: a bound is NaN or infinite, or low > high.
+        BadOption: binary or ternary codes, whose scale no range gives; a zero point of uint32 beyond int32.
     """
     lo, hi = np.asarray(low, np.float64), np.asarray(high, np.float64)
     if lo.ndim == 0:
@@ -41,24 +53,54 @@ def params_for(low: npt.ArrayLike, high: npt.ArrayLike, scheme: Scheme, rank: in
     if not (np.isfinite(lo).all() and np.isfinite(hi).all() and (lo <= hi).all()):
         raise BadCalibration(f"A range of [{lo.ravel()[:3]}, {hi.ravel()[:3]}] cannot be quantized: it must be finite.")
     lo, hi = np.minimum(lo, 0.0), np.maximum(hi, 0.0)
-    grid = scheme.grid
+    grid: Grid = scheme.grid
+    if isinstance(grid, BinaryGrid | TernaryGrid):
+        raise BadOption(f"The scale of {grid} codes is a mean, which a range does not give; use params_of.")
+    affine = grid if isinstance(grid, IntGrid) and not scheme.symmetric else None
     with np.errstate(over="ignore"):
-        scale = np.maximum(-lo, hi) / grid.high if scheme.symmetric else (hi - lo) / (grid.high - grid.low)
-    if scheme.scale is ScaleRule.POWER_OF_TWO:
-        scale = np.exp2(np.ceil(np.log2(np.maximum(scale, TINY))))
-    small = scale < TINY
-    scale = np.where(small, 1.0, np.minimum(scale, float(np.finfo(np.float32).max)))
-    zero = np.zeros_like(scale) if scheme.symmetric else np.clip(np.rint(grid.low - lo / scale), grid.low, grid.high)
+        scale = np.maximum(-lo, hi) / grid.high if affine is None else (hi - lo) / (affine.high - affine.low)
+    scale, small = _settled(scale, scheme)
+    zero = np.zeros_like(scale)
+    if affine is not None:
+        zero = np.clip(np.rint(affine.low - lo / scale), affine.low, affine.high)
+        if (zero > INT32.high).any():
+            raise BadOption(f"A zero point of {zero.max():.0f} on {affine} does not fit in int32; use at most 31 bits.")
     return QParams(scheme, scale.astype(np.float32), np.where(small, 0, zero).astype(np.int32))
 
 
-def params_of(x: Array, scheme: Scheme) -> QParams:
-    """Min-max parameters of a whole tensor `x` under `scheme`; scale of `scheme.tiling.scale_shape(x.shape)`."""
+def _settled(
+    scale: npt.NDArray[np.float64], scheme: Scheme[Grid]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Scales that may be chosen, not below the ideal ones but for overflow, and which had been too small."""
+    if scheme.scale is ScaleRule.POWER_OF_TWO:
+        scale = np.exp2(np.ceil(np.log2(np.maximum(scale, TINY))))
+    small = scale < TINY
+    return np.where(small, 1.0, np.minimum(scale, float(np.finfo(np.float32).max))), small
+
+
+def params_of(x: Array, scheme: Scheme[AnyGrid]) -> QParams[AnyGrid]:
+    """Min-max parameters of a whole tensor `x` under `scheme`; scale of `scheme.tiling.scale_shape(x.shape)`.
+
+    For binary and ternary codes, the means of `numerics.binary`.
+    """
     tiles = _tiled(x, scheme.tiling.scale_shape(x.shape))
     axes = tuple(range(1, tiles.ndim, 2))
+    grid: Grid = scheme.grid
+    if isinstance(grid, BinaryGrid | TernaryGrid):
+        return _mean_params(tiles, axes, scheme)
     if x.size == 0:
         return params_for(0.0, 0.0, scheme, x.ndim)
     return params_for(tiles.min(axes), tiles.max(axes), scheme)
+
+
+def _mean_params(tiles: Array, axes: tuple[int, ...], scheme: Scheme[AnyGrid]) -> QParams[AnyGrid]:
+    """Alpha, and the threshold of ternary codes."""
+    if not (tiles.size and np.isfinite(tiles).all()):
+        raise BadCalibration(f"A tensor that is empty or not finite cannot be quantized to {scheme.grid} codes.")
+    ternary = isinstance(scheme.grid, TernaryGrid)
+    mean, threshold = ternary_scale(tiles, axes) if ternary else (binary_scale(tiles, axes), None)
+    scale, _ = _settled(mean, scheme)
+    return QParams(scheme, scale.astype(np.float32), np.zeros(scale.shape, np.int32), threshold)
 
 
 def _tiled(x: Array, scale_shape: tuple[int, ...]) -> Array:
@@ -76,28 +118,66 @@ def spread(values: npt.NDArray[T], shape: tuple[int, ...]) -> npt.NDArray[T]:
     return values
 
 
-def quantize(x: Array, params: QParams, rounding: Rounding = Rounding.HALF_EVEN) -> npt.NDArray[np.integer]:
+def quantize(x: Array, params: QParams[Grid], rounding: Rounding = Rounding.HALF_EVEN) -> npt.NDArray[np.integer]:
     """Codes of `x`, of the grid's dtype and `x`'s shape.
 
-    Saturates in float before the zero point is added, as ONNX Runtime's kernel does; NaN gives the lowest code.
+    Integers saturate in float before the zero point is added, as in ONNX Runtime's kernel. NaN gets the lowest code, in
+    a FloatGrid that of NaN.
+
+    Raises:
+        BadOption: a rounding rule for codes that have no ties.
     """
     grid = params.scheme.grid
+    if isinstance(grid, IntGrid):
+        return _integers(x, params, grid, rounding)
+    if isinstance(grid, FloatGrid):
+        return grid.encode(_ratio(x, params), rounding)
+    if rounding is not Rounding.HALF_EVEN:
+        raise BadOption(f"quantize: {grid} codes are the nearest; there are no ties for '{rounding}' to break.")
+    if isinstance(grid, BinaryGrid):
+        return grid.encode(x)
+    if isinstance(grid, TernaryGrid):
+        limit = params.scale / np.float32(2) if params.threshold is None else params.threshold
+        return grid.encode(x, spread(limit, x.shape))
+    return grid.encode(_ratio(x, params))
+
+
+def _ratio(x: Array, params: QParams[Grid]) -> Array:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return x / spread(params.scale, x.shape)
+
+
+def _integers(x: Array, params: QParams[Grid], grid: IntGrid, rounding: Rounding) -> npt.NDArray[np.integer]:
     wide = np.float64 if grid.bits > 23 else np.float32
     zero: npt.NDArray[np.floating] = spread(params.zero_point, x.shape).astype(wide)
     with np.errstate(over="ignore", invalid="ignore"):
-        ratio = (x / spread(params.scale, x.shape)).astype(wide)
+        ratio = _ratio(x, params).astype(wide)
     low, high = grid.low - zero, grid.high - zero
     clipped = np.minimum(np.maximum(np.where(np.isnan(ratio), low, ratio), low), high)
     codes: npt.NDArray[np.integer] = (rounding(clipped) + zero).astype(grid.dtype)
     return codes
 
 
-def dequantize(codes: npt.NDArray[np.integer], params: QParams) -> Array:
-    """(code - zero_point) * scale in float32, of the codes' shape."""
-    offset = codes.astype(np.int64) - spread(params.zero_point, codes.shape)
-    return (offset.astype(np.float32) * spread(params.scale, codes.shape)).astype(np.float32)
+def dequantize(codes: npt.NDArray[np.integer], params: QParams[Grid]) -> Array:
+    """(code - zero_point) * scale in float32, of the codes' shape; other grids: value of the code times scale.
+
+    `codes` of any integer dtype (int8, int16, int32, unsigned): a wider one than the grid's changes nothing.
+    """
+    grid, scale = params.scheme.grid, spread(params.scale, codes.shape)
+    if isinstance(grid, IntGrid | BinaryGrid | TernaryGrid):
+        values = (codes.astype(np.int64) - spread(params.zero_point, codes.shape)).astype(np.float32)
+    else:
+        values = grid.decode(codes).astype(np.float32)
+    with np.errstate(over="ignore"):
+        return (values * scale).astype(np.float32)
 
 
-def fake_quantize(x: Array, params: QParams, rounding: Rounding = Rounding.HALF_EVEN) -> Array:
+def fake_quantize(x: Array, params: QParams[Grid], rounding: Rounding = Rounding.HALF_EVEN) -> Array:
     """`dequantize(quantize(x))`: the nearest value that the codes can express."""
     return dequantize(quantize(x, params, rounding), params)
+
+
+def dynamic_quantize(x: Array, scheme: Scheme[AnyGrid]) -> tuple[npt.NDArray[np.integer], QParams[AnyGrid]]:
+    """Codes of `x`, and parameters that are those of `x` itself: what a dynamic policy computes at run time."""
+    params = params_of(x, scheme)
+    return quantize(x, params), params

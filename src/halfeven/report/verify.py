@@ -25,7 +25,7 @@ from halfeven.stats.distance import Fidelity
 LOUD_SQNR = 10.0
 MOST = 8  # outputs in the table
 SLOWER = 1.05
-SECONDS = 1.0
+SECONDS = 0.4
 
 
 @dataclass(frozen=True)

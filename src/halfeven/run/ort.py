@@ -1,7 +1,8 @@
 """Float and QDQ execution through ONNX Runtime; any tensor of the top graph can be watched.
 
 The one door to `onnxruntime`. Watched values become graph outputs of a clone; weights kept in external files stay
-there: the session is told their folder, so that a model of any size is built from a small description.
+there: the session is told their folder; weights in memory are shared with it. So a model of any size is built from a
+small description.
 """
 
 import re
@@ -10,17 +11,25 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
 from halfeven.draft import Batch
 from halfeven.errors import BadCalibration, UnsupportedModel
+from halfeven.graph import ops
 from halfeven.graph.model import load
 from halfeven.graph.names import name_everything
+from halfeven.memory import give_back
 
-PROTO_LIMIT = 1_900_000_000
+LARGE = 4096  # bytes; smaller tensors travel with the graph
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+
+
+Opened: TypeAlias = tuple[object, dict[str, np.ndarray]]
+"""A session, and the weights that it reads where they are."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +47,17 @@ class OrtExecutor:
     optimize: bool = True
     written: Path | None = None
     signed: bool = False
-    _open: list[object] = field(default_factory=list, repr=False, compare=False)
+    _open: list[Opened] = field(default_factory=list, repr=False, compare=False)
+    _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     @property
     def session(self) -> "object":
-        """The runtime's session, made on first use."""
-        if not self._open:
-            self._open.append(_session(self))
-        return self._open[0]
+        """The runtime's session, made on first use, by whichever thread is first."""
+        with self._lock:
+            if not self._open:
+                self._open.append(_session(self))
+                give_back()
+        return self._open[0][0]
 
     @property
     def outputs(self) -> list[str]:
@@ -67,12 +79,14 @@ class OrtExecutor:
         return dict(zip(names, values, strict=True))
 
 
-def _session(run: OrtExecutor) -> object:
+def _session(run: OrtExecutor) -> Opened:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = run.threads
+    if run.watch:  # much is allocated in each run: neither planned nor kept, it does not add up
+        options.enable_mem_pattern = options.enable_cpu_mem_arena = False
     if not run.optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if run.written is not None:
@@ -81,14 +95,15 @@ def _session(run: OrtExecutor) -> object:
     options.add_session_config_entry("session.qdqisint8allowed", "1" if run.signed else "0")
     try:
         if isinstance(run.model, (str, Path)) and not run.watch:
-            return ort.InferenceSession(str(run.model), options, providers=["CPUExecutionProvider"])
+            return ort.InferenceSession(str(run.model), options, providers=["CPUExecutionProvider"]), {}
         model = with_outputs(load(run.model), run.watch)
-        if _inline_bytes(model) > PROTO_LIMIT:
-            return _from_disk(model, options)
         if (folder := _external_folder(model)) is not None:
             options.add_session_config_entry(EXTERNAL_FOLDER, str(folder))
+        model, weights = without_weights(model)
+        shared = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+        options.add_external_initializers(list(weights), shared)
         data = ir.to_proto(model).SerializeToString()
-        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"]), weights
     except UnsupportedModel:
         raise
     except Exception as error:
@@ -98,18 +113,35 @@ def _session(run: OrtExecutor) -> object:
         ) from error
 
 
-def _from_disk(model: ir.Model, options: object) -> object:
-    import onnxruntime as ort
+def without_weights(model: ir.Model) -> tuple[ir.Model, dict[str, np.ndarray]]:
+    """The model with the larger of its initializers taken out, and these by name: nothing is copied.
 
-    with tempfile.TemporaryDirectory(prefix="halfeven-") as folder:
-        path = Path(folder) / "model.onnx"
-        ir.save(model, path, external_data="model.data")
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    In their place stand references to a file that does not exist; tensors in real files stay as they are.
+    """
+    taken = {
+        name: value.const_value
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None and _is_large(value.const_value)
+    }
+    if not taken:
+        return model, {}
+    light = model.clone()
+    for name, tensor in taken.items():
+        light.graph.initializers[name].const_value = ir.ExternalTensor(
+            "memory",
+            0,
+            tensor.nbytes,
+            ir.DataType(tensor.dtype),
+            shape=ir.Shape(ops.dims_of(tensor)),
+            name=name,
+            base_dir="",
+        )
+    return light, {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in taken.items()}
 
 
-def _inline_bytes(model: ir.Model) -> int:
-    tensors = (v.const_value for v in model.graph.initializers.values())
-    return sum(t.nbytes for t in tensors if t is not None and not isinstance(t, ir.ExternalTensor))
+def _is_large(tensor: ir.TensorProtocol) -> bool:
+    plain = tensor.dtype in (ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32)
+    return plain and not isinstance(tensor, ir.ExternalTensor) and tensor.nbytes >= LARGE
 
 
 def _external_folder(model: ir.Model) -> Path | None:

@@ -23,9 +23,9 @@ class ChannelRange:
     @classmethod
     def of(cls, x: npt.NDArray[np.generic]) -> Self:
         """Of one sample `x`, shape (batch, channels, ...)."""
-        axes = (0, *range(2, x.ndim))
-        low, high = np.minimum(x.min(axes), 0), np.maximum(x.max(axes), 0)
-        square = np.square(x, dtype=np.float32).mean(axes, dtype=np.float64)
+        rows = np.moveaxis(x, 1, 0).reshape(x.shape[1], -1)
+        low, high = np.minimum(rows.min(1), 0), np.maximum(rows.max(1), 0)
+        square = np.square(rows, dtype=np.float32).mean(1, dtype=np.float64)
         return cls(low.astype(np.float64), high.astype(np.float64), square, 1)
 
     def merge(self, other: Self) -> Self:

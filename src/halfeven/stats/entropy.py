@@ -29,6 +29,7 @@ from halfeven.stats.histogram import Histogram
 Doubles: TypeAlias = npt.NDArray[np.float64]
 
 THRESHOLD_BINS = 2048
+TINY = float(np.finfo(np.float64).tiny)
 
 
 def entropy_range(histogram: Histogram, scheme: Scheme) -> tuple[float, float]:
@@ -65,29 +66,30 @@ def magnitudes(histogram: Histogram) -> tuple[Doubles, float]:
 def divergences(counts: Doubles, levels: int, thresholds: npt.NDArray[np.int64]) -> Doubles:
     """KL of each threshold, in nats; `counts` of |x|, `thresholds` in bins, from `levels` to `counts.size`."""
     sums, filled, logs = (_prefix(one) for one in (counts, counts > 0, counts * _log(counts)))
-    total, run = sums[-1], thresholds // levels
-    start, end = (levels - 1) * run, thresholds
-    beyond = total - sums[end]
-    s, z = sums[end] - sums[start], filled[end] - filled[start]
-    last = counts[end - 1] + beyond
-    a = logs[end - 1] - logs[start] + last * _log(last)
-    full = np.array([_full_runs(sums, filled, logs, levels, int(one)) for one in range(int(run.max()) + 1)])
-    divergence = (full[run] + a - (s + beyond) * _log(s / np.maximum(z, 1))) / total + _log(sums[end] / total)
-    lost = (sums[end] == 0) | ((beyond > 0) & (counts[end - 1] == 0))
-    return np.where(lost, np.inf, divergence)
+    total, run, final = sums[-1], thresholds // levels, thresholds - 1
+    start, until, height = (levels - 1) * run, sums[thresholds], counts[final]
+    beyond = total - until
+    s, z, last = until - sums[start], filled[thresholds] - filled[start], height + beyond
+    a = logs[final] - logs[start] + last * _log(last)
+    full = _full_runs(sums, filled, logs, levels, int(run.max()))
+    divergence: Doubles = (full[run] + a - (s + beyond) * _log(s / np.maximum(z, 1))) / total + _log(until / total)
+    divergence[(until == 0) | ((beyond > 0) & (height == 0))] = np.inf
+    return divergence
 
 
-def _full_runs(sums: Doubles, filled: Doubles, logs: Doubles, levels: int, run: int) -> float:
-    """The part of the divergence, times the total, of all runs of `run` bins but the last."""
-    edges = np.arange(levels) * run
-    s, z, a = (np.diff(prefix[edges]) for prefix in (sums, filled, logs))
-    return float((a - s * _log(s / np.maximum(z, 1))).sum())
+def _full_runs(sums: Doubles, filled: Doubles, logs: Doubles, levels: int, most: int) -> Doubles:
+    """The part of the divergence, times the total, of all runs of 0 ... `most` bins but the last, shape (most + 1,)."""
+    edges = np.arange(most + 1)[:, None] * np.arange(levels)
+    s, z, a = (one[:, 1:] - one[:, :-1] for one in (sums[edges], filled[edges], logs[edges]))
+    return np.asarray((a - s * _log(s / np.maximum(z, 1))).sum(axis=1))
 
 
 def _prefix(values: npt.NDArray[np.generic]) -> Doubles:
-    return np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    found = np.zeros(values.size + 1)
+    np.cumsum(values, out=found[1:])
+    return found
 
 
 def _log(values: Doubles) -> Doubles:
-    """Natural logarithm, 0 for 0, where it is multiplied by 0."""
-    return np.log(np.where(values > 0, values, 1.0))
+    """Natural logarithm; finite at 0, where it is multiplied by 0 or stands for a threshold that is left out."""
+    return np.asarray(np.log(np.maximum(values, TINY)))

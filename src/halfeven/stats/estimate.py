@@ -8,6 +8,11 @@
     entropy          Histogram          least divergence (stats/entropy.py)
     mse              Histogram          least squared error (stats/search.py)
     auto             Histogram          of minmax, percentile, entropy, mse the one with the least expected error
+    lp               Histogram          least expected |error|**`p` (stats/lp.py)
+    aciq             Histogram          the clip of a fitted normal or Laplace distribution (stats/aciq.py)
+    octav            Histogram          least clipping error plus step**2 / 12 (stats/octav.py)
+    sigma            Histogram          the mean and `sigmas` deviations on either side (stats/spread.py)
+    admm             Histogram          scale and codes fitted in turns (stats/admm.py)
 
 Ranges are of what was seen; zero, which every scheme covers, is added by `numerics.quantize.params_for`. Infinities
 saturate and do not count; NaN is refused, as it makes every statistic of its tensor doubtful.
@@ -20,10 +25,15 @@ from typing import TypeAlias
 
 from halfeven.errors import BadCalibration, BadOption
 from halfeven.numerics.scheme import Scheme
+from halfeven.stats.aciq import aciq_range
+from halfeven.stats.admm import admm_range
 from halfeven.stats.density import Density, Errors
 from halfeven.stats.entropy import entropy_range
 from halfeven.stats.histogram import Histogram
+from halfeven.stats.lp import POWER, lp_range
+from halfeven.stats.octav import octav_range
 from halfeven.stats.search import least_error_range
+from halfeven.stats.spread import SIGMAS, sigma_range
 from halfeven.stats.summary import Extrema, MovingAverage, Summary
 
 Range: TypeAlias = tuple[float, float]
@@ -53,7 +63,7 @@ class Method:
 
 
 def estimate(method: str, summary: Evidence, scheme: Scheme, **options: float) -> Range:
-    """The range `(low, high)` of `method` for `scheme`; `percentile=` is the option of percentile and auto.
+    """The range `(low, high)` of `method` for `scheme`; `percentile=`, `p=`, `sigmas=` are options of some methods.
 
     Raises:
         BadOption: no such method or option, or the summary is not of the kind that the method reads.
@@ -145,4 +155,9 @@ METHODS: dict[str, Method] = {
     "entropy": Method(Histogram, entropy_range),
     "mse": Method(Histogram, least_error_range),
     "auto": Method(Histogram, _auto, {"percentile": PERCENTILE}),
+    "lp": Method(Histogram, lp_range, {"p": POWER}),
+    "aciq": Method(Histogram, aciq_range),
+    "octav": Method(Histogram, octav_range),
+    "sigma": Method(Histogram, sigma_range, {"sigmas": SIGMAS}),
+    "admm": Method(Histogram, admm_range),
 }

@@ -1,6 +1,7 @@
 """Observation: what calibration remembers of one tensor, enough for every estimator at once."""
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -55,6 +56,7 @@ class Observation:
         return cls(Histogram.from_json(data["histogram"]), None if moving is None else MovingAverage.from_json(moving))
 
 
+@lru_cache(4096)
 def stride_for(size: int, limit: int) -> int:
     """The least k, coprime to 2, 3, 5 and 7, that leaves at most about `limit` of `size` elements; 1 when all fit."""
     k = -(-size // limit)

@@ -1,61 +1,59 @@
-"""Observer: fills an Observation, in place and quickly.
+"""Observers: fill the Observations of several tensors, in place and quickly.
 
-Histograms of samples are added into one array for each bin width met (the widths are few, as they are powers of two);
-they are brought to one width at the end. The result is that of `Observation.then`, sample by sample.
+`take` may be called for several samples at once, by as many threads; `move` brings a sample's extrema into the moving
+averages, and is called in the order of the samples. The result is that of `Observation.then`, sample by sample.
 """
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from halfeven.numerics.bins import BINS, Counts, bins_to, coarsen, exponent_for, sides
-from halfeven.numerics.native import histogram
+from halfeven.numerics.tally import tally
 from halfeven.stats.histogram import Histogram
 from halfeven.stats.observation import Observation, stride_for
-from halfeven.stats.summary import Extrema, MovingAverage, float32_of
+from halfeven.stats.summary import Array, Extrema, MovingAverage, float32_of
+
+Doubles = npt.NDArray[np.float64]
 
 
-class Observer:
-    """Takes the tensors of samples in, one at a time."""
+class Observers:
+    """Takes samples in, each of which has all tensors."""
 
-    def __init__(self, limit: int) -> None:
-        """Count at most about `limit` elements of each tensor."""
-        self.limit = limit
-        self.low, self.high, self.size, self.nans, self.infs, self.zeros = np.inf, -np.inf, 0, 0, 0, 0
-        self.moving = MovingAverage()
-        self.bins: dict[int, Counts] = {}
+    def __init__(self, names: Sequence[str], limit: int) -> None:
+        """Count at most about `limit` elements of each tensor in a sample."""
+        self.names, self.limit = tuple(names), limit
+        self._tally = tally(len(self.names))
+        size = len(self.names)
+        self._low, self._high = np.full(size, np.inf), np.full(size, -np.inf)
+        self._elements, self._samples = np.zeros(size, np.int64), np.zeros(size, np.int64)
 
-    def take(self, x: npt.NDArray[np.generic]) -> int:
-        """Take one sample's tensor in; returns how many NaN it holds."""
-        if x.size == 0:
-            return 0
-        (low, high, nans, infs), zeros, counts = histogram(float32_of(x), stride_for(x.size, self.limit))
-        self.moving = self.moving.move(Extrema(low, high, x.size, nans, infs))
-        self.low, self.high = min(self.low, low), max(self.high, high)
-        self.size, self.nans, self.infs, self.zeros = (
-            self.size + x.size,
-            self.nans + nans,
-            self.infs + infs,
-            self.zeros + zeros,
-        )
-        if counts.size:
-            exponent = exponent_for(low, high)
-            into = self.bins.get(exponent)
-            if into is None:
-                into = self.bins[exponent] = np.zeros(2 * BINS, np.int64)
-            start = BINS - bins_to(min(low, 0.0), exponent)
-            into[start : start + counts.size] += counts
-        return nans
+    def take(self, values: Mapping[str, Array]) -> Doubles:
+        """Take one sample in.
 
-    def observation(self) -> Observation:
-        """What was taken in so far."""
-        extrema = Extrema(self.low, self.high, self.size, self.nans, self.infs)
-        if extrema.empty:
-            return Observation(Histogram(extrema, self.zeros), self.moving)
-        exponent = exponent_for(self.low, self.high)
-        negative, positive = sides(self.low, self.high, exponent)
-        total = np.zeros(negative + positive, np.int64)
-        for narrow, counts in self.bins.items():
-            wide, below = coarsen(counts, BINS, exponent - narrow)
-            first, last = max(below - negative, 0), min(below + positive, wide.size)
-            total[negative - (below - first) : negative + (last - below)] += wide[first:last]
-        return Observation(Histogram(extrema, self.zeros, total), self.moving)
+        Returns:
+            Of each tensor lowest and highest finite element, how many NaN, infinities and elements, shape (tensors, 5).
+        """
+        tensors = [np.ravel(float32_of(values[name])) for name in self.names]
+        seen = self._tally.take(tensors, [stride_for(x.size, self.limit) for x in tensors])
+        return np.column_stack([seen.reshape(-1, 4), [x.size for x in tensors]])
+
+    def move(self, seen: Doubles) -> None:
+        """Take what `take` returned into the moving averages; tensors without elements change nothing."""
+        low, high, c = seen[:, 0], seen[:, 1], MovingAverage.c
+        first, later = self._low > self._high, low <= high
+        with np.errstate(invalid="ignore"):
+            moved_low, moved_high = (1 - c) * self._low + c * low, (1 - c) * self._high + c * high
+        self._low = np.where(later, np.where(first, low, moved_low), self._low)
+        self._high = np.where(later, np.where(first, high, moved_high), self._high)
+        self._elements += seen[:, 4].astype(np.int64)
+        self._samples += seen[:, 4] > 0
+
+    def observations(self) -> dict[str, Observation]:
+        """What was taken in and moved so far, by name."""
+        return {name: self._observation(i) for i, name in enumerate(self.names)}
+
+    def _observation(self, i: int) -> Observation:
+        (low, high, nans, infs), zeros, counts = self._tally.found(i)
+        moving = MovingAverage(float(self._low[i]), float(self._high[i]), int(self._samples[i]), nans, infs)
+        return Observation(Histogram(Extrema(low, high, int(self._elements[i]), nans, infs), zeros, counts), moving)

@@ -14,11 +14,17 @@ refining around the best coarse value ends within a fraction of a percent of the
 certain, as the optimum is flat.
 """
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
+import numpy.typing as npt
 
 from halfeven.numerics.scheme import ScaleRule, Scheme
 from halfeven.stats.density import Density, Errors
 from halfeven.stats.histogram import Histogram
+
+Judge: TypeAlias = Callable[[npt.ArrayLike, npt.ArrayLike], npt.NDArray[np.float64]]
 
 FINE = 2.0 ** (-np.arange(0, 89) / 8)
 COARSE = np.append(2.0 ** (-np.arange(0, 15) / 2), 0.0)
@@ -28,8 +34,12 @@ EXPONENTS = 12
 
 def least_error_range(histogram: Histogram, scheme: Scheme) -> tuple[float, float]:
     """The range of least expected squared error."""
+    return range_of_least(Errors(Density.of(histogram), scheme), histogram, scheme)
+
+
+def range_of_least(errors: Judge, histogram: Histogram, scheme: Scheme) -> tuple[float, float]:
+    """The range with the least of `errors`, which takes the lows and the highs of n ranges."""
     low, high = histogram.extrema.low, histogram.extrema.high
-    errors = Errors(Density.of(histogram), scheme)
     two_sided = not scheme.symmetric and low < 0 < high
     if scheme.scale is ScaleRule.POWER_OF_TWO:
         return _powers(errors, scheme, histogram)
@@ -38,7 +48,7 @@ def least_error_range(histogram: Histogram, scheme: Scheme) -> tuple[float, floa
     return _threshold(errors, histogram)
 
 
-def _threshold(errors: Errors, histogram: Histogram) -> tuple[float, float]:
+def _threshold(errors: Judge, histogram: Histogram) -> tuple[float, float]:
     """The best `[-T, T]`, less what holds no data."""
     low, high = histogram.within(np.inf)
     most = max(-low, high)
@@ -49,7 +59,7 @@ def _threshold(errors: Errors, histogram: Histogram) -> tuple[float, float]:
     return histogram.within(float(best))
 
 
-def _both_ends(errors: Errors, low: float, high: float) -> tuple[float, float]:
+def _both_ends(errors: Judge, low: float, high: float) -> tuple[float, float]:
     """The best `[a * low, b * high]`."""
     a, b = (grid.ravel()[:-1] for grid in np.meshgrid(COARSE, COARSE, indexing="ij"))  # the last pair is (0, 0)
     for ratio in (*REFINEMENTS, 1.0):
@@ -60,7 +70,7 @@ def _both_ends(errors: Errors, low: float, high: float) -> tuple[float, float]:
     return float(a[0] * low), float(b[0] * high)
 
 
-def _powers(errors: Errors, scheme: Scheme, histogram: Histogram) -> tuple[float, float]:
+def _powers(errors: Judge, scheme: Scheme, histogram: Histogram) -> tuple[float, float]:
     """The best power-of-two scale, and zero point if it is free."""
     low, high = histogram.extrema.low, histogram.extrema.high
     grid, span = scheme.grid, scheme.grid.high - scheme.grid.low

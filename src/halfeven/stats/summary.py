@@ -50,6 +50,8 @@ def float32_of(x: Array) -> npt.NDArray[np.float32]:
     Raises:
         BadCalibration: `x` does not hold floats.
     """
+    if x.dtype == np.float32:
+        return np.asarray(x)
     if x.dtype.kind not in "fV" or not np.can_cast(x.dtype, np.float64):
         raise BadCalibration(f"A tensor of dtype {x.dtype} has no range to calibrate: floats were expected.")
     with np.errstate(over="ignore"):

@@ -25,12 +25,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from halfeven.draft import Draft, Progress, Samples
+from halfeven.draft import Batch, Draft, Progress, Samples
 from halfeven.graph import ops
 from halfeven.graph.clamps import clamp_bounds
 from halfeven.graph.edit import add_initializer, unused, value_names
 from halfeven.graph.weights import array_at, put_constant, shared
+from halfeven.memory import give_back
 from halfeven.run.ort import OrtExecutor
+from halfeven.run.samples import cores, flights, in_order
 from halfeven.stats.channels import ChannelRange
 
 Doubles = npt.NDArray[np.float64]
@@ -59,7 +61,8 @@ class Equalize:
         if not streams:
             return draft
         missing = {n for s in streams for n in s.names & sites} - set(draft.channels)
-        seen = {**draft.channels, **(_observe(draft.model, missing, self.samples, data, progress) if missing else {})}
+        seen = {**draft.channels, **(_observe(draft, missing, self.samples, data, progress) if missing else {})}
+        give_back()
         done, plan, state = 0, draft.plan, hashlib.sha256()
         for stream in streams:
             ranges = [seen[name] for name in sorted(stream.names & sites) if name in seen]
@@ -240,17 +243,18 @@ def _error(
     return float(rounding + (steps**2 / 12).sum() * (square * s**2).sum() * window)
 
 
-def _observe(
-    model: ir.Model, names: set[str], count: int, data: Samples, progress: Progress
-) -> dict[str, ChannelRange]:
-    run = OrtExecutor(model, tuple(sorted(names)))
+def _observe(draft: Draft, names: set[str], count: int, data: Samples, progress: Progress) -> dict[str, ChannelRange]:
+    at_once = flights(draft.shapes.get(name, ()) for name in names)
+    run = OrtExecutor(draft.model, tuple(sorted(names)), cores() // at_once)
+
+    def watch(item: tuple[str, Batch]) -> dict[str, ChannelRange]:
+        values = run(item[1], item[0])
+        tensors = {name: np.asarray(values[name]) for name in names}
+        return {name: ChannelRange.of(x) for name, x in tensors.items() if x.ndim >= 2 and x.size}
+
     found: dict[str, ChannelRange] = {}
-    for i, (label, feeds) in enumerate(islice(data, count)):
-        values = run(feeds, label)
-        for name in sorted(names):
-            x = np.asarray(values[name])
-            if x.ndim >= 2 and x.size:
-                new = ChannelRange.of(x)
-                found[name] = found[name].merge(new) if name in found else new
+    for i, seen in enumerate(in_order(watch, islice(data, count), at_once)):
+        for name, new in seen.items():
+            found[name] = found[name].merge(new) if name in found else new
         progress("equalize", i + 1, count)
     return found

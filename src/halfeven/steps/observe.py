@@ -2,15 +2,14 @@
 
 Every sample runs alone, so what is remembered does not depend on the size of batches; histograms merge exactly, so it
 does not depend on the order of samples either (the moving average excepted, which is defined on an order). Memory is
-one sample's activations and a bounded summary for each tensor.
+two samples' activations and a bounded summary for each tensor.
 """
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import islice
 from operator import length_hint
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +21,14 @@ from halfeven.graph import ops
 from halfeven.graph.patches import patches, vector_length
 from halfeven.graph.plan import Site
 from halfeven.run.ort import OrtExecutor
+from halfeven.run.samples import cores, flights, in_order
 from halfeven.stats.moments import Moments
-from halfeven.stats.observer import Observer
+from halfeven.stats.observer import Doubles, Observers
 
-WORKERS = 2
 TOGETHER = 256
 MOMENT_BYTES = 1 << 28  # second moments of all layers together; the weights of further layers round to nearest
+Vectors: TypeAlias = dict[str, npt.NDArray[np.float32]]
+PER_WEIGHT = 2  # input vectors taken from a sample for each weight that multiplies one: short vectors need few
 LONGEST = 1152  # a layer with longer input vectors gets no second moments: they grow with the square
 
 
@@ -41,7 +42,7 @@ class Observe:
     moments: int = 32
     """How many samples, the first, second moments of the layers' inputs are taken from; 0 for none."""
     vectors: int = 48
-    """Of one layer in one sample, how many input vectors these are taken from."""
+    """Of one layer in one sample, how many input vectors these are taken from at most."""
 
     def __call__(self, draft: Draft, data: Samples, progress: Progress) -> Draft:
         """The draft with `stats` and `moments`. Statistics it has already are kept; then only the others are watched.
@@ -55,27 +56,31 @@ class Observe:
         layers = self._layers(draft)
         if not missing and not layers:
             return draft
-        observers = {name: Observer(self.elements) for name in missing}
+        observers = Observers(missing, self.elements)
         moments = _Collector(layers, self.vectors)
         made = {v.name or "" for node in draft.model.graph for v in node.outputs}
-        run = OrtExecutor(draft.model, tuple(made.intersection([*missing, *map(_input, layers)])))
+        names = made.intersection([*missing, *map(_input, layers)])
+        at_once = flights(draft.shapes.get(name, ()) for name in names)
+        run = OrtExecutor(draft.model, tuple(sorted(names)), cores() // at_once)
+
+        def watch(item: tuple[int, tuple[str, Batch]]) -> tuple[str, Doubles, Vectors]:
+            number, (label, feeds) = item
+            values = {**feeds, **run(feeds, label)}
+            return label, observers.take(values), moments.vectors(values) if number < self.moments else {}
+
+        samples = data if missing else islice(data, self.moments)
         count = 0
-        with ThreadPoolExecutor(WORKERS) as pool:
-            for label, feeds in data:
-                if count >= self.moments and not missing:
-                    break
-                values = {**feeds, **run(feeds, label)}
-                for name, nans in zip(missing, pool.map(partial(_take, observers, values), missing), strict=True):
-                    _refuse_nan(nans, name, label)
-                if count < self.moments:
-                    moments.take(values)
-                count += 1
-                progress("observe", count, length_hint(data) or None)
+        for label, seen, vectors in in_order(watch, enumerate(samples), at_once):
+            _refuse_nan(seen, missing, label)
+            observers.move(seen)
+            moments.take(vectors)
+            count += 1
+            progress("observe", count, length_hint(data) or None)
         if count == 0:
             raise BadCalibration("There is no sample to calibrate with: the data are empty.")
         return replace(
             draft,
-            stats={**draft.stats, **{k: v.observation() for k, v in observers.items()}},
+            stats={**draft.stats, **observers.observations()},
             moments={**draft.moments, **moments.found()},
         )
 
@@ -102,19 +107,25 @@ class _Collector:
         self.waiting: dict[str, list[npt.NDArray[np.float32]]] = {}
         self.moments: dict[str, Moments] = {}
 
-    def take(self, values: Mapping[str, object]) -> None:
-        """Take the inputs of one sample in."""
+    def vectors(self, values: Mapping[str, object]) -> Vectors:
+        """Input vectors of each layer in one sample, by node name; those that are not finite are left out."""
+        found = {}
         for node in self.layers:
-            found = patches(node, np.asarray(values[_input(node)], np.float32), self.limit)
-            if found is None:
-                continue
-            found = found[:, np.isfinite(found).all((0, 2))]
+            limit = min(self.limit, PER_WEIGHT * vector_length(node))
+            taken = patches(node, np.asarray(values[_input(node)], np.float32), limit)
+            if taken is not None:
+                found[node.name or ""] = taken[:, np.isfinite(taken).all((0, 2))]
+        return found
+
+    def take(self, vectors: Vectors) -> None:
+        """Take in what `vectors` returned, in the order of the samples."""
+        for name, found in vectors.items():
             if found.shape[1] == 0:
                 continue
-            waiting = self.waiting.setdefault(node.name or "", [])
+            waiting = self.waiting.setdefault(name, [])
             waiting.append(found)
             if sum(x.shape[1] for x in waiting) >= TOGETHER:
-                self._multiply(node.name or "")
+                self._multiply(name)
 
     def _multiply(self, name: str) -> None:
         new = Moments.of(np.concatenate(self.waiting.pop(name), axis=1))
@@ -131,16 +142,13 @@ def _input(node: ir.Node) -> str:
     return node.inputs[0].name or ""  # type: ignore[union-attr]
 
 
-def _take(observers: Mapping[str, Observer], values: Batch, name: str) -> int:
-    return observers[name].take(values[name])
-
-
-def _refuse_nan(nans: int, name: str, label: str) -> None:
-    if nans:
-        raise BadCalibration(
-            f"{label}: tensor '{name}' holds {nans} NaN although the sample does not. Leave the sample out, or keep "
-            "the layer in float."
-        )
+def _refuse_nan(seen: Doubles, names: Sequence[str], label: str) -> None:
+    for name, nans in zip(names, seen[:, 2], strict=True):
+        if nans:
+            raise BadCalibration(
+                f"{label}: tensor '{name}' holds {nans:.0f} NaN although the sample does not. Leave the sample out, or "
+                "keep the layer in float."
+            )
 
 
 def _same_scaling(draft: Draft) -> None:

@@ -1,0 +1,79 @@
+"""Tally: the histograms of several tensors, sample by sample, in place; C++ if it was built, NumPy if not.
+
+A tally gives the histogram (numerics/bins.py) of all that was taken in, which does not depend on the order, so samples
+may be taken in from several threads. NumPy adds the samples' counts into one array for each bin width met (the
+widths are few, as they are powers of two) and brings them to one width in the end; C++ (tally.hpp) widens as it goes.
+"""
+
+from collections.abc import Sequence
+from threading import Lock
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from halfeven.numerics.bins import BINS, Counts, bins_to, coarsen, exponent_for, sides
+from halfeven.numerics.native import Doubles, Extremes, Floats, histogram, native_tally
+
+
+class Tally(Protocol):
+    """Histograms of a fixed number of tensors."""
+
+    def take(self, tensors: Sequence[Floats], strides: Sequence[int]) -> Doubles:
+        """Take one sample of each tensor in, float32 of shape (n,), counting each stride-th element.
+
+        Returns the sample's lowest and highest finite element, how many NaN and infinities: four numbers a tensor,
+        shape (4 * tensors,); a tensor without finite elements has (inf, -inf).
+        """
+
+    def found(self, index: int) -> tuple[Extremes, int, Counts]:
+        """Extrema, zeros and counts of one tensor so far, as `native.histogram` gives them."""
+
+
+def tally(tensors: int) -> Tally:
+    """A tally of nothing yet."""
+    return native_tally(tensors) or NumpyTally(tensors)
+
+
+class NumpyTally:
+    """The definition."""
+
+    def __init__(self, tensors: int) -> None:
+        """Tally nothing yet."""
+        self._extremes: list[Extremes] = [(np.inf, -np.inf, 0, 0)] * tensors
+        self._zeros = [0] * tensors
+        self._bins: list[dict[int, npt.NDArray[np.int64]]] = [{} for _ in range(tensors)]
+        self._lock = Lock()
+
+    def take(self, tensors: Sequence[Floats], strides: Sequence[int]) -> Doubles:
+        """See Tally."""
+        seen = np.empty((len(tensors), 4), np.float64)
+        for i, (x, stride) in enumerate(zip(tensors, strides, strict=True)):
+            extremes, zeros, counts = histogram(x, stride)
+            seen[i] = extremes
+            with self._lock:
+                self._add(i, extremes, zeros, counts)
+        return seen.ravel()
+
+    def _add(self, i: int, extremes: Extremes, zeros: int, counts: Counts) -> None:
+        (low, high, nans, infs), old = extremes, self._extremes[i]
+        self._extremes[i] = min(old[0], low), max(old[1], high), old[2] + nans, old[3] + infs
+        self._zeros[i] += zeros
+        if counts.size:
+            exponent = exponent_for(low, high)
+            into = self._bins[i].setdefault(exponent, np.zeros(2 * BINS, np.int64))
+            start = BINS - bins_to(min(low, 0.0), exponent)
+            into[start : start + counts.size] += counts
+
+    def found(self, index: int) -> tuple[Extremes, int, Counts]:
+        """See Tally."""
+        with self._lock:
+            low, high = self._extremes[index][:2]
+            exponent = exponent_for(low, high)
+            negative, positive = sides(low, high, exponent)
+            total = np.zeros(negative + positive, np.int64)
+            for narrow, counts in self._bins[index].items():
+                wide, below = coarsen(counts, BINS, exponent - narrow)
+                first, last = max(below - negative, 0), min(below + positive, wide.size)
+                total[negative - (below - first) : negative + (last - below)] += wide[first:last]
+            return self._extremes[index], self._zeros[index], total
