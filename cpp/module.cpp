@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "halfeven/extrema.hpp"
+#include "halfeven/feedback.hpp"
 #include "halfeven/histogram.hpp"
 #include "halfeven/lsq.hpp"
 #include "halfeven/quantize.hpp"
@@ -166,6 +167,20 @@ void define_codes(nb::module_& m) {
           "zero_point"_a.noconvert(), "values"_a.noconvert());
 }
 
+// (groups, rows, columns) of `left`, `steps` and `codes`.
+void round_columns(InOut<double> left, Input<double> steps, Input<double> factor, Cut shape, std::size_t start,
+                   std::size_t stop, double low, double high, InOut<double> codes, InOut<double> errors) {
+    const auto [groups, rows, columns] = shape;
+    const std::size_t size = groups * rows * columns;
+    if (left.size() != size || steps.size() != size || codes.size() != size ||
+        factor.size() != groups * columns * columns || start > stop || stop > columns ||
+        errors.size() != groups * rows * (stop - start))
+        throw std::invalid_argument("round_columns: the arrays do not have the sizes that the shape asks for");
+    const halfeven::Block block = {groups, rows, columns, start, stop, low, high};
+    nb::gil_scoped_release unlocked;
+    halfeven::round_columns(left.data(), steps.data(), factor.data(), block, codes.data(), errors.data());
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -175,6 +190,8 @@ NB_MODULE(_native, m) {
         .def(nb::init<std::size_t>(), "tensors"_a)
         .def("take", &tally_take, "tensors"_a.noconvert(), "strides"_a)
         .def("found", &tally_found, "index"_a);
+    m.def("round_columns", &round_columns, "left"_a.noconvert(), "steps"_a.noconvert(), "factor"_a.noconvert(), "shape"_a,
+          "start"_a, "stop"_a, "low"_a, "high"_a, "codes"_a.noconvert(), "errors"_a.noconvert());
     m.def("histogram", &histogram, "x"_a.noconvert(), "stride"_a, "threads"_a);
     m.def("grid_errors", &grid_errors, "edges"_a.noconvert(), "weights"_a.noconvert(), "scale"_a.noconvert(),
           "low"_a.noconvert(), "high"_a.noconvert());

@@ -16,7 +16,8 @@ import onnx_ir as ir
 
 from halfeven.errors import QuantError
 from halfeven.graph.plan import Plan
-from halfeven.memory import give_back
+from halfeven.graph.weights import weigh
+from halfeven.memory import forget_models
 from halfeven.stats.channels import ChannelRange
 from halfeven.stats.moments import Moments
 from halfeven.stats.observation import Observation
@@ -75,7 +76,7 @@ def pipeline(*steps: Step) -> Callable[..., Draft]:
 
     def run(draft: Draft, data: Samples = (), progress: Progress = no_progress) -> Draft:
         for step in steps:
-            give_back()
+            forget_models(weigh(draft.model))
             try:
                 draft = step(draft, data, progress)
             except QuantError as error:

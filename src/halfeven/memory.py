@@ -9,14 +9,22 @@ import gc
 import sys
 from functools import cache
 
+SMALL = 8 << 20  # bytes; for less it is not worth the time
 
-def give_back() -> None:
-    """Return what was freed to the system, where the C library can.
 
-    Models that nothing refers to are freed first: as nodes and values refer to each other, it takes a search.
+def forget_models(weights: int) -> None:
+    """Free models that nothing refers to, and give back; `weights` are the bytes of those of a model now in use.
+
+    As nodes and values refer to each other, it takes a search.
     """
-    gc.collect()
-    if (trim := _trim()) is not None:
+    if weights >= SMALL:
+        gc.collect()
+        give_back(weights)
+
+
+def give_back(freed: int) -> None:
+    """Return freed memory, about `freed` bytes, to the system, where the C library can."""
+    if freed >= SMALL and (trim := _trim()) is not None:
         trim(0)
 
 

@@ -25,6 +25,7 @@ from halfeven.graph import ops
 from halfeven.graph.clamps import CLAMPS, idle
 from halfeven.graph.edit import unused, value_names
 from halfeven.graph.plan import Plan, Quantizer, Site
+from halfeven.graph.weights import let_go
 from halfeven.numerics.quantize import quantize
 from halfeven.numerics.scheme import QParams
 
@@ -291,18 +292,23 @@ def _codes_of(tensor: ir.TensorProtocol, params: QParams, name: str) -> Callable
 
 
 def _evaluate(tensor: ir.TensorProtocol, params: QParams, name: str) -> ir.TensorProtocol:
+    codes = _pieces(tensor.numpy(), params)
+    let_go(tensor)
+    return ir.Tensor(codes, name=name)
+
+
+def _pieces(x: np.ndarray, params: QParams) -> np.ndarray:
     """The codes, a piece of the leading axis at a time where that has one scale or one scale for each row."""
-    x = tensor.numpy()
     axis = params.scheme.tiling.axis
     if x.size <= PIECE or x.ndim < 2 or axis not in (None, 0):
-        return ir.Tensor(quantize(x.astype(np.float32, copy=False), params), name=name)
+        return quantize(x.astype(np.float32, copy=False), params)
     codes = np.empty(x.shape, params.scheme.grid.dtype)
     rows = max(1, PIECE // (x.size // x.shape[0]))
     for start in range(0, x.shape[0], rows):
         part = slice(start, start + rows)
         own = params if axis is None else QParams(params.scheme, params.scale[part], params.zero_point[part])
         codes[part] = quantize(x[part].astype(np.float32, copy=False), own)
-    return ir.Tensor(codes, name=name)
+    return codes
 
 
 def _take_over(old: ir.Value, new: ir.Value) -> None:

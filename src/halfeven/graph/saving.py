@@ -20,6 +20,7 @@ import onnx_ir as ir
 from halfeven.errors import BadOption, QuantError
 from halfeven.graph.constants import lift_constants
 from halfeven.graph.edit import graphs, root_cause
+from halfeven.graph.weights import let_go
 
 EXTERNAL_ABOVE = 1_800_000_000
 """Bytes of weights above which they go to a file of their own; the graph itself needs the rest of the 2 GiB."""
@@ -115,6 +116,7 @@ def _move_out(model: ir.Model, stream: BinaryIO, data_path: Path) -> None:
             stream.seek(-stream.tell() % PAGE, os.SEEK_CUR)
         offset = stream.tell()
         _write(tensor, stream)
+        let_go(tensor)
         value.const_value = ir.ExternalTensor(
             data_path.name,
             offset,

@@ -1,5 +1,7 @@
 """Reading and replacing constant operands, without touching what other nodes read."""
 
+import mmap
+
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
@@ -32,6 +34,21 @@ def put_constant(node: ir.Node, port: int, array: npt.NDArray[np.generic], model
     assert node.graph is not None
     node.replace_input_with(port, add_initializer(node.graph, name, ir.tensor(array, name=name)))
     return name
+
+
+def let_go(tensor: ir.TensorProtocol | None) -> None:
+    """Give the pages of a constant in a mapped file back to the system, which reads them again when they are asked for.
+
+    Views of the weight stay valid. Without it a model of many gigabytes would fill the memory, as it is read in turn.
+    """
+    if isinstance(tensor, ir.ExternalTensor) and tensor.raw is not None and hasattr(mmap, "MADV_DONTNEED"):
+        tensor.raw.madvise(mmap.MADV_DONTNEED)
+
+
+def weigh(model: ir.Model) -> int:
+    """Bytes of the initializers."""
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(t.nbytes for t in tensors if t is not None and t.dtype != ir.DataType.STRING)
 
 
 def shared(node: ir.Node, port: int) -> bool:

@@ -58,3 +58,15 @@ def lsq_backward(
     grad_scale: npt.NDArray[np.float32],
     grad_zero_point: npt.NDArray[np.float32],
 ) -> None: ...
+def round_columns(
+    left: npt.NDArray[np.float64],
+    steps: npt.NDArray[np.float64],
+    factor: npt.NDArray[np.float64],
+    shape: tuple[int, int, int],
+    start: int,
+    stop: int,
+    low: float,
+    high: float,
+    codes: npt.NDArray[np.float64],
+    errors: npt.NDArray[np.float64],
+) -> None: ...

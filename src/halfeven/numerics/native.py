@@ -175,9 +175,9 @@ def _flat(x: npt.NDArray[T]) -> npt.NDArray[T]:
     return x.reshape(-1)
 
 
-def native_tally(tensors: int) -> "_native.Tally | None":
-    """The C++ form of `numerics.tally`, if C++ runs."""
-    return _native.Tally(tensors) if native() else None
+def native_module() -> Any:
+    """The extension, for `numerics.tally` and `numerics.feedback`; None unless C++ runs."""
+    return _native if native() else None
 
 
 def _extrema(x: Floats) -> Extremes:

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfeven.errors import BadCalibration, BadOption
+from halfeven.numerics import native
 from halfeven.numerics.binary import BinaryGrid, TernaryGrid, binary_scale, ternary_scale
 from halfeven.numerics.floats import FloatGrid
 from halfeven.numerics.grid import INT32, Grid, IntGrid
@@ -148,6 +149,10 @@ def _ratio(x: Array, params: QParams[Grid]) -> Array:
 
 
 def _integers(x: Array, params: QParams[Grid], grid: IntGrid, rounding: Rounding) -> npt.NDArray[np.integer]:
+    if rounding is Rounding.HALF_EVEN:
+        fast = native.quantize(x, params.scale, params.zero_point, grid.low, grid.high, grid.dtype)
+        if fast is not None:
+            return fast
     wide = np.float64 if grid.bits > 23 else np.float32
     zero: npt.NDArray[np.floating] = spread(params.zero_point, x.shape).astype(wide)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -165,6 +170,8 @@ def dequantize(codes: npt.NDArray[np.integer], params: QParams[Grid]) -> Array:
     """
     grid, scale = params.scheme.grid, spread(params.scale, codes.shape)
     if isinstance(grid, IntGrid | BinaryGrid | TernaryGrid):
+        if (fast := native.dequantize(codes, params.scale, params.zero_point)) is not None:
+            return fast
         values = (codes.astype(np.int64) - spread(params.zero_point, codes.shape)).astype(np.float32)
     else:
         values = grid.decode(codes).astype(np.float32)
@@ -174,6 +181,11 @@ def dequantize(codes: npt.NDArray[np.integer], params: QParams[Grid]) -> Array:
 
 def fake_quantize(x: Array, params: QParams[Grid], rounding: Rounding = Rounding.HALF_EVEN) -> Array:
     """`dequantize(quantize(x))`: the nearest value that the codes can express."""
+    grid = params.scheme.grid
+    if isinstance(grid, IntGrid) and rounding is Rounding.HALF_EVEN:
+        fast = native.fake_quantize(x, params.scale, params.zero_point, grid.low, grid.high)
+        if fast is not None:
+            return fast
     return dequantize(quantize(x, params, rounding), params)
 
 

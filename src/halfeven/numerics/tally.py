@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfeven.numerics.bins import BINS, Counts, bins_to, coarsen, exponent_for, sides
-from halfeven.numerics.native import Doubles, Extremes, Floats, histogram, native_tally
+from halfeven.numerics.native import Doubles, Extremes, Floats, histogram, native_module
 
 
 class Tally(Protocol):
@@ -32,7 +32,8 @@ class Tally(Protocol):
 
 def tally(tensors: int) -> Tally:
     """A tally of nothing yet."""
-    return native_tally(tensors) or NumpyTally(tensors)
+    compiled = native_module()
+    return NumpyTally(tensors) if compiled is None else compiled.Tally(tensors)
 
 
 class NumpyTally:

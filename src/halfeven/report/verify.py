@@ -7,9 +7,11 @@ size           bytes of the files
 latency        median of interleaved runs of the first sample, on this machine
 """
 
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import length_hint
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -19,13 +21,13 @@ import onnx_ir as ir
 from halfeven.draft import Batch, Progress, Samples, no_progress
 from halfeven.errors import BadCalibration
 from halfeven.run.compare import fidelity
-from halfeven.run.ort import OrtExecutor, integer_nodes, interleaved
+from halfeven.run.ort import OrtExecutor, integer_nodes_of, interleaved
 from halfeven.stats.distance import Fidelity
 
 LOUD_SQNR = 10.0
 MOST = 8  # outputs in the table
 SLOWER = 1.05
-SECONDS = 0.4
+SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,9 @@ class Verification:
     agreement: float | None
     accuracy: tuple[float, float] | None
     labelled: int
-    sizes: tuple[int, int]
     latency: tuple[float, float, float]
-    integer_layers: tuple[int, int]
+    sizes: tuple[int, int] = (0, 0)
+    integer_layers: tuple[int, int] = (0, 0)
     classes: int = 0
     warnings: tuple[str, ...] = ()
 
@@ -137,10 +139,24 @@ def compare_models(
     Raises:
         BadCalibration: there is no sample.
     """
-    first, second = OrtExecutor(reference), OrtExecutor(other, signed=signed)
+    with tempfile.TemporaryDirectory(prefix="halfeven-") as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        first, second = OrtExecutor(reference), OrtExecutor(other, signed=signed, written=optimized)
+        found = _compared(first, second, data, labels or {}, progress)
+        layers = integer_nodes_of(optimized)
+    return replace(found, sizes=sizes, integer_layers=layers, warnings=_warnings(found.outputs, found.latency, layers))
+
+
+def _compared(
+    first: OrtExecutor,
+    second: OrtExecutor,
+    data: Samples,
+    labels: Mapping[str, frozenset[int]],
+    progress: Progress,
+) -> Verification:
     sums: dict[str, Fidelity] = {}
     total = length_hint(data) or None
-    tally = _Tally(labels or {})
+    tally = _Tally(labels)
     sample: Batch | None = None
     count = 0
     for label, feeds in data:
@@ -156,7 +172,6 @@ def compare_models(
     progress("measure", 0, None)
     pairs = interleaved(first, second, sample, SECONDS)
     latency = median(a for a, _ in pairs), median(b for _, b in pairs), median(b / a for a, b in pairs)
-    layers = integer_nodes(other)
     outputs = {name: (value.sqnr_db, value.cosine) for name, value in sums.items()}
     return Verification(
         samples=count,
@@ -164,11 +179,8 @@ def compare_models(
         agreement=tally.agreement,
         accuracy=tally.accuracy,
         labelled=tally.labelled,
-        sizes=sizes,
         latency=latency,
-        integer_layers=layers,
         classes=tally.rows,
-        warnings=_warnings(outputs, latency, layers),
     )
 
 

@@ -56,7 +56,7 @@ class OrtExecutor:
         with self._lock:
             if not self._open:
                 self._open.append(_session(self))
-                give_back()
+                give_back(sum(array.nbytes for array in self._open[0][1].values()))
         return self._open[0][0]
 
     @property
@@ -96,10 +96,10 @@ def _session(run: OrtExecutor) -> Opened:
     try:
         if isinstance(run.model, (str, Path)) and not run.watch:
             return ort.InferenceSession(str(run.model), options, providers=["CPUExecutionProvider"]), {}
-        model = with_outputs(load(run.model), run.watch)
+        model = with_outputs(run.model if isinstance(run.model, ir.Model) else load(run.model), run.watch)
         if (folder := _external_folder(model)) is not None:
             options.add_session_config_entry(EXTERNAL_FOLDER, str(folder))
-        model, weights = without_weights(model)
+        model, weights = without_weights(model, own=model is not run.model)
         shared = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
         options.add_external_initializers(list(weights), shared)
         data = ir.to_proto(model).SerializeToString()
@@ -113,8 +113,8 @@ def _session(run: OrtExecutor) -> Opened:
         ) from error
 
 
-def without_weights(model: ir.Model) -> tuple[ir.Model, dict[str, np.ndarray]]:
-    """The model with the larger of its initializers taken out, and these by name: nothing is copied.
+def without_weights(model: ir.Model, own: bool) -> tuple[ir.Model, dict[str, np.ndarray]]:
+    """The model (if not `own`, a clone) with the larger of its initializers taken out, and these by name, uncopied.
 
     In their place stand references to a file that does not exist; tensors in real files stay as they are.
     """
@@ -125,7 +125,7 @@ def without_weights(model: ir.Model) -> tuple[ir.Model, dict[str, np.ndarray]]:
     }
     if not taken:
         return model, {}
-    light = model.clone()
+    light = model if own else model.clone()
     for name, tensor in taken.items():
         light.graph.initializers[name].const_value = ir.ExternalTensor(
             "memory",
@@ -201,12 +201,17 @@ def _reason(error: Exception) -> str:
 
 def integer_nodes(model: ir.Model | str | Path) -> tuple[int, int]:
     """How many layers the runtime executes with integer kernels, and how many layers there are, after its optimiser."""
-    import onnx
-
     with tempfile.TemporaryDirectory(prefix="halfeven-") as folder:
         path = Path(folder) / "optimized.onnx"
         OrtExecutor(model, written=path).outputs  # noqa: B018  the optimised graph is written when the session opens
-        nodes = onnx.load(path, load_external_data=False).graph.node
+        return integer_nodes_of(path)
+
+
+def integer_nodes_of(optimized: Path) -> tuple[int, int]:
+    """The same, of an optimised graph that a session has written."""
+    import onnx
+
+    nodes = onnx.load(optimized, load_external_data=False).graph.node
     integer = sum(node.op_type in INTEGER_LAYERS for node in nodes)
     return integer, integer + sum(node.op_type in FLOAT_LAYERS for node in nodes)
 

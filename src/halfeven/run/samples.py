@@ -12,6 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from math import prod
 from typing import TypeVar
 
+from threadpoolctl import threadpool_limits
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -30,8 +32,11 @@ def flights(shapes: Iterable[Sequence[int]]) -> int:
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T], flights: int) -> Iterator[R]:
-    """Yield `work(item)` for each item, in order; `flights` at once."""
-    with ThreadPoolExecutor(flights, "halfeven-sample") as pool:
+    """Yield `work(item)` for each item, in order; `flights` at once.
+
+    NumPy's matrix products meanwhile use one thread: its others would go on spinning when they have nothing to do.
+    """
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(flights, "halfeven-sample") as pool:
         waiting: deque[Future[R]] = deque()
         try:
             for item in items:

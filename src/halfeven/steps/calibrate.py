@@ -21,7 +21,7 @@ from halfeven.errors import BadCalibration, BadOption
 from halfeven.graph import ops
 from halfeven.graph.clamps import clamp_limits
 from halfeven.graph.plan import Plan, Quantizer
-from halfeven.graph.weights import array_at
+from halfeven.graph.weights import array_at, let_go
 from halfeven.numerics.quantize import params_for, params_of
 from halfeven.numerics.scheme import QParams
 from halfeven.stats.estimate import PERCENTILE, estimate, method_named
@@ -154,6 +154,7 @@ def _constants(model: ir.Model, plan: Plan) -> tuple[Plan, list[str]]:
             if not np.isfinite(x).all():
                 raise BadCalibration(f"Weight '{site.value}' holds NaN or infinity; it cannot be quantized.")
             params = params_of(x, quantizer.scheme)
+            let_go(ops.constant_of(nodes[site.consumer].inputs[site.port]))
             plan = plan.with_group(group, replace(quantizer, params=params, method="minmax"))
             free.add(group)
     for site, group in sorted(plan.sites.items()):

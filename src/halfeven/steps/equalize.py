@@ -29,8 +29,8 @@ from halfeven.draft import Batch, Draft, Progress, Samples
 from halfeven.graph import ops
 from halfeven.graph.clamps import clamp_bounds
 from halfeven.graph.edit import add_initializer, unused, value_names
-from halfeven.graph.weights import array_at, put_constant, shared
-from halfeven.memory import give_back
+from halfeven.graph.weights import array_at, put_constant, shared, weigh
+from halfeven.memory import forget_models
 from halfeven.run.ort import OrtExecutor
 from halfeven.run.samples import cores, flights, in_order
 from halfeven.stats.channels import ChannelRange
@@ -62,7 +62,7 @@ class Equalize:
             return draft
         missing = {n for s in streams for n in s.names & sites} - set(draft.channels)
         seen = {**draft.channels, **(_observe(draft, missing, self.samples, data, progress) if missing else {})}
-        give_back()
+        forget_models(weigh(draft.model))
         done, plan, state = 0, draft.plan, hashlib.sha256()
         for stream in streams:
             ranges = [seen[name] for name in sorted(stream.names & sites) if name in seen]

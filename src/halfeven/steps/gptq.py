@@ -24,6 +24,7 @@ from halfeven.graph import ops
 from halfeven.graph.patches import matrix_of, weight_of
 from halfeven.graph.plan import Site
 from halfeven.graph.weights import array_at, put_constant, shared
+from halfeven.numerics.feedback import round_columns
 from halfeven.numerics.quantize import dequantize, quantize, spread
 from halfeven.numerics.scheme import QParams
 from halfeven.stats.moments import Moments
@@ -121,12 +122,7 @@ def solve_gptq(weight: Doubles, scale: Doubles, form: Doubles, limits: tuple[int
     codes = np.empty_like(left)
     for start in range(0, k, BLOCK):
         stop = min(start + BLOCK, k)
-        errors = np.empty_like(left[:, :, start:stop])
-        for j in range(start, stop):
-            codes[:, :, j] = np.clip(np.rint(left[:, :, j] / steps[:, :, j]), *limits)
-            error = (left[:, :, j] - codes[:, :, j] * steps[:, :, j]) / factor[:, j, j, None]
-            left[:, :, j + 1 : stop] -= error[:, :, None] * factor[:, None, j, j + 1 : stop]
-            errors[:, :, j - start] = error
+        errors = round_columns(left, steps, factor, (start, stop), limits, codes)
         left[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
     back = np.argsort(order, axis=1)
     return np.take_along_axis(codes, back[:, None, :], 2)
@@ -135,7 +131,7 @@ def solve_gptq(weight: Doubles, scale: Doubles, form: Doubles, limits: tuple[int
 def _factor(form: Doubles) -> Doubles | None:
     """U with form^-1 = U^T U, upper; None where the numbers do not allow it (NaN, infinities, no positive diagonal)."""
     try:
-        found: Doubles = np.linalg.cholesky(np.linalg.inv(form)).transpose(0, 2, 1)
+        found = np.ascontiguousarray(np.linalg.cholesky(np.linalg.inv(form)).transpose(0, 2, 1))
     except np.linalg.LinAlgError:
         return None
     return found if np.isfinite(found).all() else None

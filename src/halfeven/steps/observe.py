@@ -128,8 +128,8 @@ class _Collector:
                 self._multiply(name)
 
     def _multiply(self, name: str) -> None:
-        new = Moments.of(np.concatenate(self.waiting.pop(name), axis=1))
-        self.moments[name] = self.moments[name].merge(new) if name in self.moments else new
+        x = np.concatenate(self.waiting.pop(name), axis=1)
+        self.moments[name] = self.moments[name].then(x) if name in self.moments else Moments.of(x)
 
     def found(self) -> dict[str, Moments]:
         """The moments by node name."""
