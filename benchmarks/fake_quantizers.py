@@ -2,10 +2,10 @@
 
     python benchmarks/fake_quantizers.py [--elements 1048576] [--repeat 30]
 
-A row is one step: the layer on a tensor that wants a gradient, then the way back. `fixed` has a constant scale, `learned`
-a scale per channel that is a parameter. "torch" is torch.fake_quantize_per_channel_affine, and its learnable relative
+A row is one step: the layer on a tensor that wants a gradient, then the way back. `fixed` has constant scales, one per
+channel, `learned` has them as parameters. "torch" is torch.fake_quantize_per_channel_affine, and its learnable relative
 that has LSQ's gradients; "composed" is LSQ written in PyTorch's operators, as papers' code does. Least CPU time of
-`--repeat` turns, taken in turns; "tensor operators" is Halfeven where C++ does not run, and on other devices.
+`--repeat` turns, taken in turns; "NumPy's sums" is Halfeven where C++ is not built.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Halfeven: neural-network quantization in which the integers you simulate are the integers your device computes.
 
-Names resolve on first use, so that `import halfeven` costs nothing.
+Names resolve on first use, so that `import halfeven` costs nothing. `FakeQuantizer` needs PyTorch (halfeven[torch]) and
+is left out of `__all__`, so that `from halfeven import *` works without it.
 """
 
 from importlib import import_module
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from halfeven.steps.trace import Trace
     from halfeven.targets import TARGETS
     from halfeven.targets.target import Target
+    from halfeven.training.quantizer import FakeQuantizer as FakeQuantizer
 
 _HOMES = {
     "halfeven.api": ("calibrate", "export", "inspect", "load", "quantize", "verify"),
@@ -47,6 +49,7 @@ _HOMES = {
     "halfeven.steps.trace": ("Trace",),
     "halfeven.targets": ("TARGETS",),
     "halfeven.targets.target": ("Target",),
+    "halfeven.training.quantizer": ("FakeQuantizer",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -1,0 +1,216 @@
+"""A fake quantizer as a PyTorch layer: fixed, or with a learned scale and zero point.
+
+    layer = FakeQuantizer.from_params(params_of(weight, scheme), learn_scale=True)
+    layer(tensor)                  values that the codes can express, with gradients (`training.fake_quantize`)
+    layer.to_params()              the QParams that were trained; unchanged ones come back exactly
+
+    state             fixed              learned
+    scale             buffer, float32    parameter, float32                                  ScaleRule.FREE
+    log2_scale        -                  parameter, float32; scale = 2**ceil(log2_scale)     ScaleRule.POWER_OF_TWO
+    zero_point        buffer, int32      parameter, float32; zero point = rint(zero_point)   codes of at most 16 bits
+    threshold         buffer, float32    -                         ternary codes; NaN where it is half the scale
+
+Gradients. That of the scale is LSQ's (Esser et al. 2020, arXiv:1902.08153, equation 3), times 1 / sqrt(N * Q) for N the
+elements that share a scale in the call and Q the highest code (its section 2.2; for codes that are no integers, the
+largest value at scale 1); that of the zero point is LSQ+'s (Bhalgat et al. 2020, arXiv:2004.09576), times the same. For
+a power of two it is that of the logarithm, scale * ln 2 times the scale's, where ceil counts as the identity, and no
+factor (Jain et al. 2020, TQT, arXiv:1903.08066, equations 7 and 8; TQT calls inside what rounds to a code). `gradient`
+replaces the factor. Rounding the zero point counts as the identity too.
+
+An optimizer may leave what is allowed: scales above zero and finite, logarithms from -126 to 127, zero points that are
+codes. What has left is held at the end that it crossed, and gets a gradient only if descent leads back.
+
+Scales stay float32 in a model that is moved to half precision: they are parts of a grid, not of a network.
+"""
+
+# mypy: disallow-subclassing-any=False, disallow-untyped-decorators=False
+
+from collections.abc import Callable
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from halfeven.errors import BadOption
+from halfeven.numerics.binary import BinaryGrid, TernaryGrid
+from halfeven.numerics.grid import Grid, IntGrid
+from halfeven.numerics.rounding import Rounding
+from halfeven.numerics.scheme import QParams, ScaleRule, Scheme
+from halfeven.training.fake_quantize import fake_quantize
+from halfeven.training.pytorch import Tensor, torch
+from halfeven.training.rounding import How
+
+LEAST, MOST = float(np.finfo(np.float32).smallest_subnormal), float(np.finfo(np.float32).max)
+LOG2_ENDS = (-126.0, 127.0)
+
+
+class FakeQuantizer(torch.nn.Module):
+    """Rounds what passes to the values of a scheme's codes; scale 1 and zero point 0 until parameters are loaded.
+
+    Args:
+        scheme: Grid, tiling, and what is free.
+        scale_shape: `scheme.tiling.scale_shape(x.shape)` of the tensors that will pass; () for one scale in all.
+        learn_scale: Whether the scale is a parameter to train.
+        learn_zero_point: Whether the zero point is one; for affine integers of at most 16 bits.
+        rounding: A rule, or a torch.Generator on the tensors' device: stochastic in training, half-even in evaluation.
+        gradient: What the gradients of scale and zero point are multiplied with; None means the factor of the module.
+
+    Raises:
+        BadOption: a zero point that cannot be learned, or a rounding for codes that have no ties.
+    """
+
+    def __init__(
+        self,
+        scheme: Scheme[Grid],
+        scale_shape: tuple[int, ...] = (),
+        *,
+        learn_scale: bool = False,
+        learn_zero_point: bool = False,
+        rounding: How = Rounding.HALF_EVEN,
+        gradient: float | None = None,
+    ) -> None:
+        super().__init__()
+        if learn_zero_point and (scheme.symmetric or scheme.grid.bits > 16):
+            raise BadOption(f"FakeQuantizer: the zero point of {scheme} cannot be learned; affine codes can.")
+        self.scheme, self.rounding, self.gradient = scheme, rounding, gradient
+        self.log2 = learn_scale and scheme.scale is ScaleRule.POWER_OF_TWO
+        one = torch.ones(scale_shape, dtype=torch.float32)
+        self._hold("log2_scale" if self.log2 else "scale", one - 1 if self.log2 else one, learn_scale)
+        zero = torch.zeros(scale_shape, dtype=torch.float32 if learn_zero_point else torch.int32)
+        self._hold("zero_point", zero, learn_zero_point)
+        self.register_buffer("threshold", one * torch.nan if isinstance(scheme.grid, TernaryGrid) else None)
+
+    def _hold(self, name: str, value: Tensor, learned: bool) -> None:
+        if learned:
+            self.register_parameter(name, torch.nn.Parameter(value))
+        else:
+            self.register_buffer(name, value)
+
+    @classmethod
+    def from_params(cls, params: QParams[Grid], **options: Any) -> "FakeQuantizer":
+        """A fake quantizer that begins at `params`; `options` are those of the class.
+
+        Raises:
+            BadOption: options that do not fit, or a scale to learn that should be a power of two and is none.
+        """
+        layer = cls(params.scheme, params.scale.shape, **options)
+        scale = torch.tensor(params.scale)
+        with torch.no_grad():
+            layer.zero_point.copy_(torch.tensor(params.zero_point))
+            if params.threshold is not None:
+                layer.threshold.copy_(torch.tensor(params.threshold))
+            if not layer.log2:
+                layer.scale.copy_(scale)
+                return layer
+            mantissa, exponent = torch.frexp(scale)
+            if not bool(((mantissa == 0.5) & (exponent - 1 >= LOG2_ENDS[0])).all()):
+                raise BadOption(
+                    f"FakeQuantizer: scales of {params.scheme} are 2**-126 to 2**127, found {params.scale.ravel()[:4]}."
+                )
+            layer.log2_scale.copy_(exponent - 1)
+        return layer
+
+    def to_params(self) -> QParams[Grid]:
+        """Scale and zero point as they are now.
+
+        Raises:
+            BadOption: training has made a scale infinite or NaN.
+        """
+        with torch.no_grad():
+            scale, zero_point = (part.cpu().numpy().copy() for part in self.scale_and_zero_point())
+        unset = self.threshold is None or bool(self.threshold.isnan().all())
+        limit = None if unset else self.threshold.cpu().numpy().copy()
+        return QParams(self.scheme, scale, zero_point.astype(np.int32), limit)
+
+    def scale_and_zero_point(self) -> tuple[Tensor, Tensor]:
+        """What the next call uses, float32 and whole numbers, as differentiable functions of what is learned."""
+        scale = _PowerOfTwo.apply(self.log2_scale) if self.log2 else self.scale
+        if isinstance(scale, torch.nn.Parameter):
+            scale = _Held.apply(scale, LEAST, MOST, False)
+        zero_point, grid = self.zero_point, self.scheme.grid
+        if isinstance(zero_point, torch.nn.Parameter) and isinstance(grid, IntGrid):
+            zero_point = _Held.apply(zero_point, grid.low, grid.high, True)
+        return scale, zero_point
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The nearest values, of `x`'s shape and dtype.
+
+        Raises:
+            BadOption: a tensor that the scale's shape does not fit.
+        """
+        scale, zero_point = self.scale_and_zero_point()
+        limit = self.threshold
+        if limit is not None:
+            limit = torch.where(limit.isnan(), scale.detach() / 2, limit)
+        how = self.rounding if self.training or isinstance(self.rounding, Rounding) else Rounding.HALF_EVEN
+        return fake_quantize(
+            x,
+            scale,
+            zero_point,
+            self.scheme.grid,
+            threshold=limit,
+            rounding=how,
+            gradient=self._factor(x),
+        )
+
+    def _factor(self, x: Tensor) -> float:
+        """LSQ's 1 / sqrt(N * Q); 1 for the logarithm of a scale."""
+        if self.gradient is not None or self.log2:
+            return 1.0 if self.gradient is None else self.gradient
+        grid = self.scheme.grid
+        top = 1.0 if isinstance(grid, BinaryGrid | TernaryGrid) else max(float(grid.high), 1.0)
+        return 1.0 / sqrt(max(x.numel() / max(self.zero_point.numel(), 1), 1.0) * top)
+
+    def extra_repr(self) -> str:
+        """`int8 symmetric per-channel, scale learned`."""
+        learned = [name for name, _ in self.named_parameters()]
+        return f"{self.scheme}, {' and '.join(learned) or 'nothing'} learned"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FakeQuantizer":
+        """Move to a device, and leave the dtype."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            found = fn(tensor)
+            return found if found.dtype == tensor.dtype else tensor.to(found.device)
+
+        super()._apply(moved, recurse)
+        return self
+
+
+class _Held(torch.autograd.Function):
+    """The nearest number from low to high, whole if asked; descent passes inside, and outside if it leads back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float, whole: bool) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.ends = low, high
+        held = x.clamp(low, high)
+        return held.round() if whole else held
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        return _leading_back(x, grad, *ctx.ends), None, None, None
+
+
+class _PowerOfTwo(torch.autograd.Function):
+    """2**ceil(x), x held to the exponents of normal float32 numbers; made of bits, as exp2 need not be exact."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        exponent = x.clamp(*LOG2_ENDS).ceil().to(torch.int32)
+        scale = ((exponent + 127) << 23).view(torch.float32)
+        ctx.save_for_backward(x, scale)
+        return scale
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale = ctx.saved_tensors
+        return (_leading_back(x, grad * scale * float(np.log(2)), *LOG2_ENDS),)
+
+
+def _leading_back(x: Tensor, grad: Tensor, low: float, high: float) -> Tensor:
+    stray = ((x < low) & (grad > 0)) | ((x > high) & (grad < 0))
+    return torch.where(stray, 0.0, grad)
