@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 DEMO = Path(errors.__file__).parent / "demo"
 NAMES = (
     *("getting-started", "options", "data", "targets", "calibration", "plan", "how-it-works", "glossary"),
-    "benchmarks",
+    *("benchmarks", "numerics"),
 )
 TWINS = {"README.md": "README.zh-CN.md", **{f"docs/{name}.md": f"docs/zh/{name}.md" for name in NAMES}}
 BLOCK = re.compile(r"^```(\w*)( run)?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -89,7 +89,7 @@ def test_the_examples_of_a_page_run(page: str, tmp_path: Path) -> None:
     printed = without_figures(run_examples(blocks, tmp_path))
     if page == "docs/getting-started.md" and "bash" in dict(blocks):
         shown = [text for name in ("README.md", page) for text in OUTPUT.findall(text_of(name))]
-        assert len(shown) == 2
+        assert len(shown) == 3
         for text in shown:
             assert without_figures(text) in printed
 

@@ -18,6 +18,8 @@ from halfeven.cli import main
 from halfeven.errors import BadOption
 from halfeven.graph.plan import Plan
 from halfeven.options import OPTIONAL, SHORT, STEPS, all_options, check_setting, make_steps, read_config
+from halfeven.stats.estimate import METHODS
+from halfeven.steps.calibrate import Calibrate
 
 NET = """<ir_version: 8, opset_import: ["" : 17]>
 net (float[N,3,8,8] x) => (float[N,5] y) {
@@ -46,6 +48,19 @@ CASES: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         '[calibrate]\nmethod = "percentile"\npercentile = 99',
         ("--calibrate", "percentile", "--percentile", "99"),
     ),
+    "power": (
+        {"calibrate": "lp", "calibrate_p": 6.0},
+        '[calibrate]\nmethod = "lp"\np = 6',
+        ("--calibrate", "lp", "--calibrate-p", "6"),
+    ),
+    "deviations": (
+        {"calibrate": "sigma", "calibrate_sigmas": 1.5},
+        '[calibrate]\nmethod = "sigma"\nsigmas = 1.5',
+        ("--calibrate", "sigma", "--calibrate-sigmas", "1.5"),
+    ),
+    "fitted": ({"calibrate": "aciq"}, '[calibrate]\nmethod = "aciq"', ("--calibrate", "aciq")),
+    "threshold": ({"calibrate": "octav"}, '[calibrate]\nmethod = "octav"', ("--calibrate", "octav")),
+    "in turns": ({"calibrate": "admm"}, '[calibrate]\nmethod = "admm"', ("--calibrate", "admm")),
     "patterns": (
         {"keep_float": ("MatMul", "Conv_a"), "tensors": ("b=minmax",)},
         '[place]\nkeep_float = ["MatMul", "Conv_a"]\n[calibrate]\ntensors = ["b=minmax"]',
@@ -87,6 +102,41 @@ def test_python_file_and_command_line_give_one_plan(folder: Path, tmp_path: Path
     default = halfeven.quantize(model, data, verify=False, prefer="size").plan
     assert len({plan.digest for plan in plans}) == 1
     assert default.digest != plans[0].digest
+
+
+def test_the_options_of_an_estimator_change_what_it_does(folder: Path) -> None:
+    for method, name, values in (("lp", "calibrate_p", (1.0, 2.4, 8.0)), ("sigma", "calibrate_sigmas", (1.0, 6.0))):
+        given = {"calibrate": method, "prefer": "size", "verify": False}
+        plans = [halfeven.quantize(folder / "net.onnx", folder / "x.npz", **given, **{name: v}).plan for v in values]  # type: ignore[arg-type]
+        assert len({plan.digest for plan in plans}) == len(values)
+
+
+def test_every_option_of_an_estimator_is_a_field_with_its_default() -> None:
+    defaults = {field.name: field.default for field in fields(Calibrate)}
+    for method in METHODS.values():
+        assert method.options.items() <= defaults.items()
+
+
+@pytest.mark.parametrize("tensors", [("q*=mse",), ("b",), ("b=best",)])
+def test_a_pattern_that_fits_nothing_is_refused_before_the_data_are_run(folder: Path, tensors: tuple[str, ...]) -> None:
+    tasks: list[str] = []
+    with pytest.raises(BadOption, match=r"--tensors|no calibration method"):
+        halfeven.quantize(
+            folder / "net.onnx",
+            folder / "x.npz",
+            prefer="size",
+            tensors=tensors,
+            progress=lambda t, i, n: tasks.append(t),
+        )
+    assert tasks == []
+    halfeven.quantize(
+        folder / "net.onnx",
+        folder / "x.npz",
+        prefer="size",
+        tensors=("b=mse",),
+        progress=lambda t, i, n: tasks.append(t),
+    )
+    assert "observe" in tasks
 
 
 def test_flags_overrule_the_file_even_with_the_default(folder: Path, tmp_path: Path) -> None:
@@ -139,6 +189,8 @@ def test_a_whole_number_will_do_for_a_real_and_one_text_for_several() -> None:
         ({"zzz": 1}, "There are: simplify_opset"),
         ({"calibrate": 3}, "--calibrate 3: expected a text"),
         ({"calibrate": "mean"}, "there is no such method; choose one of minmax"),
+        ({"calibrate_p": 0.5}, "--calibrate-p 0.5: expected a number from 1 to 16"),
+        ({"calibrate_sigmas": 0}, "--calibrate-sigmas 0.0: expected a number of at least 0.01"),
         ({"percentile": "99"}, "--percentile '99': expected a number, for instance 99.99"),
         ({"percentile": True}, "--percentile True: expected a number"),
         ({"percentile": float("inf")}, "--percentile inf"),

@@ -1,4 +1,4 @@
-"""Promised: docs/requirements.md has every requirement once; what it calls done names tests that exist."""
+"""Promised: docs/requirements.md has every requirement and every slip once; what it calls done names tests that exist."""
 
 import ast
 import re
@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "docs" / "requirements.md"
 COUNT = 128
+SLIPS = 13
 WORK = {
     "The main job",
     "The arithmetic of quantization, whole",
@@ -18,6 +19,7 @@ WORK = {
     "Training: what you train is what you export",
 }
 ROW = re.compile(r"\| (R\d{3}) \| ([^|]+) \| (\w+) \| ([^|]+) \|")
+SLIP = re.compile(r"\| (X\d+) \| [^|]+ \| [^|]+ \| ([^|]+) \|")
 NODE = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 
@@ -55,3 +57,13 @@ def test_what_is_done_names_its_tests_and_what_is_not_names_the_work(number: str
     assert nodes, f"{number} is called done, but no test is named"
     assert NODE.sub("", shown).replace("<br>", "") == ""
     assert [f"{path}::{name}" for path, name in nodes if name not in functions_of(path)] == []
+
+
+def test_each_slip_of_the_founding_documents_names_the_tests_of_what_holds() -> None:
+    slips = [found.groups() for line in TABLE.read_text("utf-8").splitlines() if (found := SLIP.fullmatch(line))]
+    assert [number for number, _ in slips] == [f"X{number}" for number in range(1, SLIPS + 1)]
+    for number, shown in slips:
+        nodes = NODE.findall(shown)
+        assert nodes, number
+        assert NODE.sub("", shown).replace("<br>", "") == ""
+        assert [f"{path}::{name}" for path, name in nodes if name not in functions_of(path)] == []

@@ -31,9 +31,11 @@ CHINESE = {
     "observe_elements": "每个样本中，每个张量计入直方图的元素数（约数）；最大最小值总是统计全部元素。",
     "observe_moments": "用前多少个样本统计各层输入的二阶矩；0 表示不统计。",
     "observe_vectors": "每个样本中，每层取多少个输入向量统计二阶矩。",
-    "calibrate": "minmax、moving-average（滑动平均）、percentile（百分位）、entropy（KL 散度）、mse，"
-    "或 auto：逐张量选取期望误差最小的方法。",
+    "calibrate": "minmax、moving-average（滑动平均）、percentile（百分位）、entropy（KL 散度）、mse、lp、aciq、octav、"
+    "sigma、admm，或 auto：逐张量在 minmax、percentile、entropy、mse 中选取期望误差最小的方法。",
     "percentile": "用于 percentile 和 auto：保留的数值比例，单位为百分之一。",
+    "calibrate_p": "用于 lp：误差的幂次，1 到 16。",
+    "calibrate_sigmas": "用于 sigma：均值两侧各保留多少个标准差。",
     "tensors": "为部分张量指定其他方法：PATTERN=METHOD，模式按张量名匹配，以首个匹配者为准。",
     "gptq_damping": "阻尼：加到每个方差上的量，为平均方差的这一比例；越大则越不依赖数据。",
 }

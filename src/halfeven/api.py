@@ -22,19 +22,23 @@ from halfeven.exporters.onnx import to_qdq
 from halfeven.feeding import Feed, open_data
 from halfeven.graph import model as files
 from halfeven.graph.plan import Plan
+from halfeven.graph.widen import widened
 from halfeven.options import check_setting, make_steps, read_config
 from halfeven.report.colors import suspect_colors
 from halfeven.report.inspection import Inspection, inspect_draft
 from halfeven.report.verify import Verification, compare_models
 from halfeven.result import Result
 from halfeven.run import torch as torch_door
-from halfeven.run.specs import file_size, model_digest
+from halfeven.run.ort import OrtExecutor
+from halfeven.run.specs import external_files, file_size, model_digest
 from halfeven.stats.observation import Observation
 from halfeven.stats.record import Record
+from halfeven.steps.calibrate import Calibrate, MatchTensors
 from halfeven.steps.follow import FollowPlan
 from halfeven.steps.pictures import PinBytes, with_pictures
 from halfeven.targets import target_named
 from halfeven.version import __version__
+from halfeven.wording import counted
 
 Model: TypeAlias = "str | Path | ir.Model | Any"
 SETTINGS = ("target", "preprocess", "labels", "holdout", "limit", "io", "skip", "seed")
@@ -46,7 +50,8 @@ def load(model: Model, target: str = "onnxruntime") -> Draft:
 
 
 def export(draft: Draft, path: str | Path) -> None:
-    """Write a calibrated draft as ONNX QDQ."""
+    """Write a calibrated draft as ONNX QDQ; never in place of weights that its float model reads."""
+    files.spare(path, external_files(draft.model))
     files.save(to_qdq(draft), path)
 
 
@@ -107,8 +112,9 @@ def quantize(
     }
     settings, chosen = _configured(config, given, options)
     draft, notes = _loaded(model, str(settings["target"]), example_inputs)
+    reads, asked = frozenset(external_files(draft.model)), settings
     draft, settings, inside = with_pictures(draft, settings)
-    source = draft.model
+    source, floating = draft.model, OrtExecutor(_runnable(draft.model))
     feed = open_data(draft.model, data, settings, held_out=verify, measured=stats is not None)
     draft = _with_record(draft, stats, model_digest(draft.model))
     steps = _steps(
@@ -123,13 +129,19 @@ def quantize(
     if verify:
         sizes = file_size(model if isinstance(model, str | Path) else source), file_size(quantized)
         verification = compare_models(
-            source, quantized, feed.held_out, sizes=sizes, labels=feed.labels, signed=_signed(draft), progress=progress
+            floating,
+            quantized,
+            feed.held_out,
+            sizes=sizes,
+            labels=feed.labels,
+            signed=_signed(draft),
+            progress=progress,
         )
     quantized = integer_interface(quantized, draft, str(settings["io"]), pictures=bool(inside))
-    quantized.metadata_props.update(_provenance(draft, settings, chosen, feed))
-    colors = suspect_colors(draft.model, feed.calibration) if feed.colored else ()
+    quantized.metadata_props.update(_provenance(draft, {**settings, "preprocess": asked["preprocess"]}, chosen, feed))
+    colors = suspect_colors(floating, feed.calibration) if feed.colored else ()
     said = (*notes, *inside, *draft.notes, *feed.said(), *colors)
-    return Result(draft, quantized, verification, tuple(dict.fromkeys(said)), _name(model))
+    return Result(draft, quantized, verification, tuple(dict.fromkeys(said)), _name(model), reads)
 
 
 def calibrate(
@@ -199,8 +211,15 @@ def verify(
     settings = {"preprocess": preprocess, "labels": labels, "limit": limit}
     feed = open_data(first, data, settings, held_out=False)
     sizes = file_size(model), file_size(quantized)
-    found = compare_models(first, second, feed.calibration, sizes=sizes, labels=feed.labels, progress=progress)
+    found = compare_models(
+        _runnable(first), second, feed.calibration, sizes=sizes, labels=feed.labels, progress=progress
+    )
     return replace(found, warnings=(*found.warnings, *feed.said()))
+
+
+def _runnable(model: ir.Model) -> ir.Model:
+    """What a float model is compared as: itself, but in float32 for float64, in which ONNX Runtime has no Conv."""
+    return widened(model, [ir.DataType.DOUBLE])[0]
 
 
 def _same_interface(first: ir.Model, second: ir.Model) -> None:
@@ -258,6 +277,9 @@ def _steps(
     if plan is not None:
         steps["place"] = FollowPlan(plan if isinstance(plan, Plan) else Plan.load(plan))
     listed = list(steps.values())
+    calibrate = steps["calibrate"]
+    assert isinstance(calibrate, Calibrate)
+    listed.insert(list(steps).index("place") + 1, MatchTensors(calibrate.tensors))
     if pictures:
         listed.insert(list(steps).index("place") + 1, PinBytes())
     return listed
@@ -267,8 +289,8 @@ def _refuse_noise(draft: Draft, given: Mapping[str, Observation]) -> None:
     """Nothing that statistics lack may have been measured on synthetic samples."""
     if lacking := sorted(set(draft.stats) - set(given)):
         raise BadCalibration(
-            f"The statistics lack {len(lacking)} tensors, the first being '{lacking[0]}'. Give the options that "
-            "`halfeven calibrate` was given, or --data to measure them on."
+            f"The statistics lack {counted(len(lacking), 'tensor')}, the first being '{lacking[0]}'. Give the options "
+            "that `halfeven calibrate` was given, or --data to measure them on."
         )
 
 
@@ -276,7 +298,7 @@ def _refuse_nothing(draft: Draft) -> None:
     if any(q.role == "weight" for q in draft.plan.groups.values()):
         return
     reasons = inspect_draft(draft).reasons()[:3]
-    why = "; ".join(f"{n} nodes: {reason}" for n, reason, _ in reasons)
+    why = "; ".join(f"{counted(n, 'node')}: {reason}" for n, reason, _ in reasons)
     raise UnsupportedByTarget(
         f"Nothing was quantized for {draft.target.name}, so no file was written: {why}. `halfeven inspect` lists every "
         "node; --prefer size quantizes all weights that have a form."

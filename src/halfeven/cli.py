@@ -4,8 +4,8 @@ Exit status: 0 done; 1 an unexpected fault; 2 wrong options, configuration or un
 data; 5 the target (nothing could be quantized); 130 interrupted. Errors are one sentence on standard error; --debug
 shows the traceback.
 
-Nothing heavy is imported before a command needs it: options of steps, and the values that some options take, are added
-only to the command that runs, as they need the steps to be imported.
+Nothing heavy is imported before a command needs it: arguments are added only to the command that runs, as those of
+steps need the steps to be imported.
 """
 
 from __future__ import annotations
@@ -43,33 +43,50 @@ class Parser(argparse.ArgumentParser):
         raise BadOption(f"{text.rstrip('.')}. See `{self.prog} --help`.")
 
 
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """As wide as the terminal. The parent would ask `shutil`, whose import takes a tenth of the time of `--help`."""
+
+    def __init__(self, prog: str, **more: Any) -> None:
+        given = os.environ.get("COLUMNS", "")
+        columns = int(given) if given.isdecimal() else 0
+        if not columns:
+            try:
+                columns = os.get_terminal_size(sys.stdout.fileno()).columns
+            except (OSError, ValueError, AttributeError):  # no terminal, or no file
+                columns = 80
+        super().__init__(prog, **{"width": (columns or 80) - 2, **more})
+
+
 def build_parser(command: str | None = None) -> Parser:
-    """The parser of all commands; that of `command` is complete, the others lack what is slow to make."""
+    """The parser of all commands; of `command` it has all arguments, of the others none."""
     from halfeven.version import __version__
 
     parser = Parser(
         prog="halfeven",
         description="Quantize ONNX models: float in; smaller, faster, verified INT8 out.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Formatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"halfeven {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, arguments in ARGUMENTS.items():
         summary, examples = SUMMARIES[name], EXAMPLES[name]
+        if name != command:
+            commands.add_parser(name, help=summary, add_help=False, formatter_class=Formatter)
+            continue
         sub = commands.add_parser(
             name,
             help=summary,
             description=summary[0].upper() + summary[1:] + ".",
             epilog="\n  ".join(("examples:" if len(examples) > 1 else "example:", *examples)),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=Formatter,
             allow_abbrev=False,
             usage=f"halfeven {USAGES.get(name, name)} [options]",
         )
         arguments(sub)
         if name in STEPS_OF:
-            _target_options(sub, name, complete=name == command)
+            _target_options(sub, name)
         if name != "completions":
             sub.add_argument("--quiet", action="store_true", help="no progress, no report; errors still speak")
             sub.add_argument("--json", action="store_true", help="the report as one JSON object on standard output")
@@ -163,17 +180,13 @@ def _data_options(sub: argparse.ArgumentParser, what: str, *more: str, required:
         sub.add_argument("--limit", type=_whole, metavar="N", help="use at most so many samples")
 
 
-def _target_options(sub: argparse.ArgumentParser, command: str, *, complete: bool) -> None:
-    text = "what the model will run on (default: onnxruntime)"
-    if complete:
-        from halfeven.targets import TARGETS
+def _target_options(sub: argparse.ArgumentParser, command: str) -> None:
+    from halfeven.targets import TARGETS
 
-        _choice(sub, "--target", tuple(TARGETS), f"{text}: {', '.join(TARGETS)}", metavar="TARGET")
-    else:
-        sub.add_argument("--target", metavar="TARGET", help=text)
+    text = f"what the model will run on (default: onnxruntime): {', '.join(TARGETS)}"
+    _choice(sub, "--target", tuple(TARGETS), text, metavar="TARGET")
     sub.add_argument("--config", metavar="FILE", help="TOML file with the same options; flags overrule it")
-    if complete:
-        _step_options(sub, command)
+    _step_options(sub, command)
 
 
 def _step_options(sub: argparse.ArgumentParser, command: str) -> None:
@@ -239,7 +252,7 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
         near = _near(first, ARGUMENTS)
         hint = f"Did you mean '{near}'?" if near else f"There are {', '.join(ARGUMENTS)}."
         raise BadOption(f"'{first}' is not a command. {hint}")
-    parser = build_parser(first)
+    parser = build_parser(next((word for word in words if not word.startswith("-")), None))
     args, rest = parser.parse_known_args(words)
     if rest:
         raise BadOption(_unknown(parser, args.command, rest[0]))

@@ -12,13 +12,14 @@ from halfeven import api
 from halfeven.cli import step_options
 from halfeven.errors import BadOption
 from halfeven.graph.files import write_text
-from halfeven.graph.model import load
+from halfeven.graph.model import load, spare
 from halfeven.options import check_setting
 from halfeven.printing import print_inspection, print_json, print_result, print_verification, say
 from halfeven.progress import Report, terminal
 from halfeven.report.inspection import inspect_draft
 from halfeven.run.specs import external_files
 from halfeven.stats.record import Record
+from halfeven.wording import counted
 
 QUANTIZE = ("target", "preprocess", "labels", "holdout", "limit", "config", "plan", "stats", "io", "skip", "seed")
 INPUTS = ("model", "quantized", "data", "labels", "holdout", "stats", "plan", "config", "merge")
@@ -31,7 +32,7 @@ def quantize(args: argparse.Namespace) -> int:
     if model.is_file():  # else the loader says what is wrong
         _check_outputs(args, {"-o": output, "--save-plan": args.save_plan})
     _quiet_libraries()
-    _keep_weights(model, output)
+    spare(output, _weights_of(model))  # as `save` does, but before the work
     with _progress(args) as progress:
         result = api.quantize(
             args.model,
@@ -76,7 +77,8 @@ def calibrate(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"output": args.output, "tensors": len(record.observations), "samples": record.samples})
     elif not args.quiet:
-        say(f"{args.output}: {len(record.observations)} tensors over {record.samples} samples")
+        tensors, samples = counted(len(record.observations), "tensor"), counted(record.samples, "sample")
+        say(f"{args.output}: {tensors} over {samples}")
     return 0
 
 
@@ -188,11 +190,9 @@ def _check_outputs(args: argparse.Namespace, outputs: dict[str, str | Path | Non
         raise BadOption(f"{' and '.join(paths)} name the same file. Choose another name for one.")
 
 
-def _keep_weights(model: Path, output: Path) -> None:
-    """Refuse an output whose weights, if they go to a file of their own, would replace those that the model reads."""
-    beside = output.with_name(f"{output.name}.data")
-    if beside.is_file() and any(f.exists() and beside.samefile(f) for f in external_files(load(model))):
-        raise BadOption(f"-o '{output}': its weights would replace '{beside}', which MODEL reads. Choose another name.")
+def _weights_of(model: Path) -> Iterator[Path]:
+    """The files that hold a model's weights; it is loaded when they are asked for."""
+    yield from external_files(load(model))
 
 
 def _inputs(args: argparse.Namespace) -> list[tuple[str, Path]]:

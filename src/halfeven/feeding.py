@@ -13,8 +13,9 @@ from halfeven.data.preprocess import Preprocess, parse_preprocess
 from halfeven.data.sample import InputSpec, Sample, Source
 from halfeven.data.source import open_source
 from halfeven.data.synthetic import Synthetic
-from halfeven.errors import UnsupportedModel
+from halfeven.errors import BadCalibration, UnsupportedModel
 from halfeven.run.specs import index_limits, input_specs
+from halfeven.wording import counted
 
 HELD_OUT = 32
 FEWEST = 5
@@ -24,11 +25,13 @@ FEWEST = 5
 class Checked:
     """Samples that can be iterated again; each pass leaves out what is unusable.
 
-    `findings` are those of the longest pass; `check` has seen each sample once, however often it passed.
+    `findings` are those of the longest pass; `check` has seen each sample once, however often it passed. `instead`
+    gives the samples of a source of one that is unusable.
     """
 
     source: Source
     specs: list[InputSpec]
+    instead: "Checked | None" = None
     findings: Findings = field(default_factory=Findings)
     check: DataCheck = field(init=False)
 
@@ -53,6 +56,10 @@ class Checked:
                 if i == self.check.count:
                     self.check.add(feeds)
                 yield label, feeds
+        except BadCalibration:
+            if self.instead is None or (findings.seen, findings.bad) != (1, 1):
+                raise
+            yield from self.instead
         finally:
             if findings.seen >= self.findings.seen:
                 self.findings = findings
@@ -73,6 +80,8 @@ class Feed:
     def said(self) -> tuple[str, ...]:
         """What was noticed about the data, in sentences."""
         said = list(self.notes)
+        if self.held_out.instead is not None and self.held_out.findings.bad and not self.held_out.passed:
+            said.append("the only sample held out cannot be used: the figures are of those the scales were made from")
         for part in (self.calibration, self.held_out):
             if not isinstance(part.source, Synthetic):
                 said += [*part.source.notes, *part.findings.sentences()]
@@ -118,9 +127,9 @@ def open_data(
     elif held_out:
         calibration, judged, notes = _divide(source)
     colored = preprocess is not None and len(specs) == 1 and (specs[0].rank == 4)
-    return Feed(
-        Checked(calibration, specs), Checked(judged, specs), judged.labels, source.digest, preprocess, colored, notes
-    )
+    calibrating = Checked(calibration, specs)
+    judging = Checked(judged, specs, instead=calibrating if isinstance(judged, Part) else None)
+    return Feed(calibrating, judging, judged.labels, source.digest, preprocess, colored, notes)
 
 
 def _synthetic(model: ir.Model, specs: list[InputSpec], seed: int, held_out: bool, measured: bool) -> Feed:
@@ -138,7 +147,8 @@ def _divide(source: Source) -> tuple[Source, Source, list[str]]:
     if count is None:  # a loader: it is counted, so that it is divided as an array of the same samples is
         count = sum(1 for _ in source.readers())
     if count < FEWEST:
-        return source, source, [f"there are only {count} samples: the figures are of those the scales were made from"]
+        made_from = f"the {counted(count, 'sample')} that the scales were made from"
+        return source, source, [f"the figures are of {made_from}: too few to hold some out"]
     every = max(5, -(-count // HELD_OUT))
     held = Part(source, every, held=True)
     return Part(source, every, held=False), held, []

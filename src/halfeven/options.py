@@ -57,6 +57,8 @@ LIMITS: dict[str, tuple[float, float]] = {  # by name; of other numbers: 0 or mo
     "observe_elements": (1, inf),
     "observe_vectors": (1, inf),
     "percentile": (50.01, 100),
+    "calibrate_p": (1, 16),
+    "calibrate_sigmas": (0.01, inf),
     "gptq_damping": (1e-9, inf),
 }
 COUNTS = {"limit": 1, "seed": 0}

@@ -12,6 +12,8 @@ from shutil import get_terminal_size
 from textwrap import fill
 from typing import TYPE_CHECKING
 
+from halfeven.wording import counted
+
 if TYPE_CHECKING:
     from halfeven.numerics.number import Spelled
     from halfeven.report.inspection import Inspection
@@ -88,7 +90,7 @@ def _print_floats(reasons: Sequence[tuple[int, str, str]], most: int = REASONS) 
     print("stays float:")
     for count, reason, example in reasons[:most]:
         why = reason + LOSS if reason == "does not pay" else reason
-        say(f"  {count:4d} {'node' if count == 1 else 'nodes'}: {why} ({example})", "       ")
+        say(f"  {' ' * (4 - len(str(count)))}{counted(count, 'node')}: {why} ({example})", "       ")
     if len(reasons) > most:
         print(f"       and {len(reasons) - most} more; `halfeven inspect` lists all")
 

@@ -12,15 +12,28 @@ from halfeven.report.inspection import inspect_draft
 from halfeven.report.verify import Verification
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
-    """A quantized model, how it came about, and what it cost."""
+    """A quantized model, how it came about, and what it cost.
+
+    `reads`: the files beside the source model that hold its weights; `save` never replaces them.
+    """
 
     draft: Draft
     model: ir.Model
     verification: Verification | None
     notes: tuple[str, ...] = ()
     source: str = "model"
+    reads: frozenset[Path] = frozenset()
+
+    def __repr__(self) -> str:
+        """One line: which model, what became of it, what it cost."""
+        seen, found = inspect_draft(self.draft), self.verification
+        parts = [f"{seen.layers[0]} of {seen.layers[1]} layers quantized for {seen.target}"]
+        before, after = seen.weights if found is None else found.sizes
+        parts.append(f"{'weights ' if found is None else ''}{before / 1e6:.2f} MB -> {after / 1e6:.2f} MB")
+        parts.append("not verified" if found is None else f"SQNR {found.sqnr_db:.1f} dB")
+        return f"<Result {self.source}: {', '.join(parts)}>"
 
     @property
     def plan(self) -> Plan:
@@ -28,7 +41,12 @@ class Result:
         return self.draft.plan
 
     def save(self, path: str | Path) -> None:
-        """Write the ONNX file (and, for large models, its data beside it), beside and then renamed."""
+        """Write the ONNX file (and, for large models, its data beside it), beside and then renamed.
+
+        Raises:
+            BadOption: the file cannot be written, or its data would replace those that the source model reads.
+        """
+        files.spare(path, self.reads)
         files.save(self.model, path)
 
     def summary(self) -> str:

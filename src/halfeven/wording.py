@@ -1,4 +1,4 @@
-"""What `halfeven --help` says."""
+"""What `halfeven --help` says, and how a count is said."""
 
 EPILOG = """examples:
   halfeven quantize mobilenet_v2.onnx --data photos/ --preprocess imagenet
@@ -56,3 +56,8 @@ USAGES = {
     "number": "number NUMBER [--q M.N] [--hex] [--scale S]",
     "completions": "completions bash|zsh|fish",
 }
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 node`, `2 nodes`: a count and the noun that it counts, whose plural takes an s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

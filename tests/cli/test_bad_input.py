@@ -71,6 +71,11 @@ def test_when_nothing_can_be_quantized_no_file_is_written(halfeven: Halfeven, mo
     refused(halfeven, ("quantize", model, "-o", "out.onnx"), 5, "Nothing was quantized", "no file was written")
 
 
+def test_one_node_is_not_called_nodes(halfeven: Halfeven) -> None:
+    refused(halfeven, ("quantize", "relu.onnx", "-o", "out.onnx"), 5, "no file was written: 1 node: ")
+    refused(halfeven, ("quantize", "net.onnx", "-o", "out.onnx"), 5, " nodes: ")
+
+
 ARRAYS: dict[str, tuple[Callable[[np.ndarray], dict[str, np.ndarray]], str]] = {
     "other names": (lambda x: {"a": x, "b": x}, "input 'x' float32 [N, 3, 8, 8] is not in data.npz, which has a, b"),
     "no array": (lambda x: {}, "which has nothing"),
@@ -227,11 +232,11 @@ def test_plans_that_are_malformed_or_of_another_model_are_refused(halfeven: Half
     plan, _ = stored(halfeven)
     first = plan["groups"][0]
     cases: dict[str, Any] = {
-        "Not a plan": {"a": 1},
+        "'bad.json' is no plan: expected a JSON object with \"halfeven_plan\": 1, found one with 'a'": {"a": 1},
         "id": {**plan, "groups": [{"id": "x"}]},
-        "malformed": {**plan, "groups": 5},
+        "'bad.json' is malformed, in it: groups: a list was expected, found 5": {**plan, "groups": 5},
         "site": {**plan, "groups": [{**first, "sites": [[1, 2, 3, 4]]}]},
-        "'tiles'": {**plan, "groups": [{**first, "scheme": {}}]},
+        "in entry 0 of groups: 'tiles' is missing": {**plan, "groups": [{**first, "scheme": {}}]},
         "role": {**plan, "groups": [{**first, "role": "guess"}]},
     }
     for part, data in cases.items():
@@ -287,7 +292,7 @@ def test_weights_beside_the_model_are_not_written_over(halfeven: Halfeven, home:
     where = {"save_as_external_data": True, "location": "out.onnx.data", "size_threshold": 10}
     onnx.save_model(onnx.load(home / "net.onnx"), "model.onnx", **where)
     words = ("quantize", "model.onnx", *QUANTIZE[2:], "--data", "x.npz", "--keep-float", "Gemm")
-    refused(halfeven, words, 2, "-o 'out.onnx'", "out.onnx.data', which MODEL reads")
+    refused(halfeven, words, 2, "'out.onnx'", "out.onnx.data', which the source model reads")
     assert halfeven(*(word.replace("out.onnx", "other.onnx") for word in words)).status == 0
 
 
@@ -307,7 +312,7 @@ def test_statistics_that_lack_tensors_are_filled_from_data_but_not_from_noise(ha
     name = next(iter(stats["observations"]))
     del stats["observations"][name]
     Path("bad.json").write_text(json.dumps(stats))
-    refused(halfeven, (*QUANTIZE, "--stats", "bad.json"), 4, "The statistics lack 1 tensors", f"'{name}'", "--data")
+    refused(halfeven, (*QUANTIZE, "--stats", "bad.json"), 4, "The statistics lack 1 tensor,", f"'{name}'", "--data")
     assert halfeven(*QUANTIZE, "--stats", "bad.json", "--data", "x.npz").status == 0
     assert Path("out.onnx").read_bytes() == Path("first.onnx").read_bytes()
 

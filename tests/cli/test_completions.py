@@ -50,7 +50,7 @@ def test_bash_accepts_the_script(script: Path) -> None:
 def test_bash_completes_commands_options_and_values(script: Path) -> None:
     assert completed(script, "") == {*ARGUMENTS, "--help", "--version"}
     assert completed(script, "q") == {"quantize"}
-    assert completed(script, "quantize", "--cal") == {"--calibrate"}
+    assert completed(script, "quantize", "--cal") == {"--calibrate", "--calibrate-p", "--calibrate-sigmas"}
     for command in ARGUMENTS:
         assert completed(script, command, "-") == set(flags_of(build_parser(command), command))
     assert completed(script, "quantize", "m.onnx", "--target", "") == set(TARGETS)

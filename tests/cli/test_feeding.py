@@ -2,14 +2,14 @@
 passes; what was noticed is said once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx.parser
 import onnx_ir as ir
 import pytest
 
-from halfeven.errors import UnsupportedModel
+from halfeven.errors import BadCalibration, UnsupportedModel
 from halfeven.feeding import Feed, open_data
 
 MODEL = ir.from_proto(
@@ -55,7 +55,31 @@ def test_few_samples_do_both_and_it_is_said(count: int) -> None:
     kept, held = first_values(feed)
     assert kept == held
     assert len(kept) == count
-    assert f"there are only {count} samples: the figures are of those the scales were made from" in feed.said()
+    samples = "1 sample" if count == 1 else f"{count} samples"
+    assert f"the figures are of the {samples} that the scales were made from: too few to hold some out" in feed.said()
+
+
+@pytest.mark.parametrize("wrap", [np.asarray, Loader])
+@pytest.mark.parametrize("bad", range(6))
+def test_one_bad_sample_of_six_is_left_out_wherever_it_stands(wrap: Callable[[np.ndarray], object], bad: int) -> None:
+    x = pictures(6)
+    whole = x[:, 0, 0, 0].tolist()
+    x[bad, 0, 0, 0] = np.nan
+    feed = open_data(MODEL, wrap(x), {}, held_out=True)
+    kept, held = first_values(feed)
+    good = [value for i, value in enumerate(whole) if i not in (4, bad)]
+    assert kept == good
+    assert held == (good if bad == 4 else [whole[4]])
+    said = "the only sample held out cannot be used: the figures are of those the scales were made from"
+    assert (said in feed.said()) is (bad == 4)
+    assert sum(text.startswith("skipped ") for text in feed.said()) == 1
+
+
+def test_two_bad_samples_that_were_held_out_are_an_error() -> None:
+    x = pictures(10)
+    x[[4, 9], 0, 0, 0] = np.nan
+    with pytest.raises(BadCalibration, match="2 of 2 samples cannot be used"):
+        list(open_data(MODEL, x, {}, held_out=True).held_out)
 
 
 def test_given_holdout_all_data_calibrate() -> None:

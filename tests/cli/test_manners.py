@@ -197,13 +197,39 @@ def test_help_is_quick_and_loads_no_library() -> None:
     program = (
         "import sys, time; start = time.perf_counter()\nfrom halfeven.cli import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
-        "heavy = {'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'rich', 'PIL', 'torch'} & set(sys.modules)\n"
+        "heavy = {'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'rich', 'PIL', 'torch', 'shutil'} & set(sys.modules)\n"
         "print(sorted(heavy), time.perf_counter() - start, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     loaded, seconds = done.stderr.rsplit(" ", 1)
     assert loaded == "[]"
     assert float(seconds) < 1.0  # 0.03 s on a desktop; NumPy alone would take more than 0.1
+
+
+@pytest.mark.parametrize("columns", [50, 80, 140])
+def test_the_help_is_as_wide_as_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = help_of(capsys, "quantize").split("options:")[1].split("example:")[0].splitlines()
+    assert columns - 25 < max(len(line) for line in lines) <= columns - 2
+
+
+def test_without_a_terminal_the_help_has_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    expected = help_of(capsys, "quantize")
+    for columns in ("0", "", "wide"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert help_of(capsys, "quantize") == expected
+
+
+@pytest.mark.parametrize("command", ARGUMENTS)
+def test_the_parser_has_the_arguments_of_its_command_and_the_names_of_all(command: str) -> None:
+    parser = build_parser(command)
+    for name in ARGUMENTS:
+        assert bool(subparser(parser, name)._actions) is (name == command)
 
 
 def test_no_command_prints_the_help_and_fails(halfeven: Halfeven) -> None:

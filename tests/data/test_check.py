@@ -87,6 +87,23 @@ def test_more_than_a_tenth_is_an_error_as_soon_as_it_is_certain() -> None:
     assert findings.seen == 3
 
 
+@pytest.mark.parametrize("wrap", [list, iter])
+@pytest.mark.parametrize("count", [2, 3, 5, 9, 10, 19])
+def test_one_bad_sample_of_few_is_skipped_and_named(wrap: Callable[[Any], Any], count: int) -> None:
+    good, findings = checked(open_source(wrap(items(1, count)), [IMAGE]), [IMAGE])
+    assert [label for label, _ in good] == [f"data[{index}]" for index in range(1, count)]
+    (said,) = findings.sentences()
+    assert said.startswith("skipped data[0]: input 'x'")
+
+
+@pytest.mark.parametrize("wrap", [list, iter])
+@pytest.mark.parametrize(("bad", "count"), [(1, 1), (2, 2), (2, 3), (2, 4), (2, 19), (3, 29)])
+def test_two_of_few_and_the_only_one_are_too_many(wrap: Callable[[Any], Any], bad: int, count: int) -> None:
+    good, _ = checked(open_source(wrap(items(bad, count)), [IMAGE]), [IMAGE])
+    with pytest.raises(BadCalibration, match=rf"{bad} of {count} samples cannot be used, more than a tenth"):
+        list(good)
+
+
 def test_the_first_bad_sample_ends_a_strict_run() -> None:
     good, _ = checked(open_source(items(1, 20), [IMAGE]), [IMAGE], on_bad="error")
     with pytest.raises(BadCalibration, match=r"data\[0\]: input 'x'.*not finite"):

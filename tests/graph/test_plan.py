@@ -171,6 +171,27 @@ def test_a_file_that_holds_no_plan_is_refused(tmp_path: Path, content: bytes) ->
         Plan.load(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no object", r'is no plan: expected a JSON object with "halfeven_plan": 1, found \[1\]\. Give a file made'),
+        ("another version", r'"halfeven_plan": 1, found "halfeven_plan": 99\.'),
+        ("no groups", "is malformed, in it: 'groups' is missing"),
+        ("groups are text", "in entry 0 of groups: the entry: an object was expected, found 'a'"),
+        ("floats are a list", r"in it: floats: an object was expected, found \['a'\]"),
+        ("no scheme", "in entry 0 of groups: 'scheme' is missing"),
+        ("a site that is text", "in entry 0 of groups: a site is .* found 'ab'"),
+        ("an unknown role", "in entry 0 of groups: role 'banana' is none of activation, weight, bias"),
+        ("a zero point off the grid", r"in entry 0 of groups: QParams: zero points \[300\]; whole numbers from"),
+    ],
+)
+def test_a_malformed_file_is_named_with_what_was_found_and_expected(tmp_path: Path, name: str, said: str) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(MALFORMED[name]))
+    with pytest.raises(BadOption, match=rf"^'.*plan\.json' .*{said}"):
+        Plan.load(path)
+
+
 def test_a_plan_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadOption, match=r"none.json' cannot be read"):
         Plan.load(tmp_path / "none.json")

@@ -145,6 +145,33 @@ def test_arrays_of_any_layout_are_read_in_c_order() -> None:
 
 
 @both
+@pytest.mark.parametrize("shape", [(12,), (3, 4), (1,), (0,)], ids=str)
+def test_broadcast_and_strided_arrays_are_read_as_their_copies_are(shape: tuple[int, ...]) -> None:
+    """Zero strides are what expanding a tensor gives, and steps of two what slicing gives, along one axis or all."""
+    half, eight = np.broadcast_to(np.float32(0.5), shape), np.broadcast_to(np.int8(8), shape)
+    scale, zero = (np.broadcast_to(one, (1,) * len(shape)) for one in (np.float32(0.25), np.int32(3)))
+    sliced = np.full(2 * max(shape), 0.5, np.float32)[::2] if len(shape) == 1 else half
+    for x in (half, sliced):
+        codes = native.quantize(x, scale, zero, -128, 127, np.dtype(np.int8))
+        np.testing.assert_array_equal(codes, np.full(shape, 5, np.int8), strict=True)
+        values = native.fake_quantize(x, scale, zero, -128, 127)
+        np.testing.assert_array_equal(values, np.full(shape, 0.5, np.float32), strict=True)
+        found = native.lsq_backward(x, x, scale, zero, -128, 127)
+        assert found is not None
+        np.testing.assert_array_equal(found[0], np.full(shape, 0.5, np.float32), strict=True)
+    np.testing.assert_array_equal(native.dequantize(eight, scale, zero), np.full(shape, 1.25, np.float32), strict=True)
+
+
+@both
+def test_a_scale_broadcast_over_the_channels_is_every_channels_scale() -> None:
+    x = np.arange(-12, 12, dtype=np.float32).reshape(4, 6)
+    for shape in ((4, 1), (1, 6)):
+        scale, zero = np.broadcast_to(np.float32(0.5), shape), np.broadcast_to(np.int32(3), shape)
+        codes = native.quantize(x, scale, zero, -128, 127, np.dtype(np.int8))
+        np.testing.assert_array_equal(codes, (x * 2 + 3).astype(np.int8), strict=True)
+
+
+@both
 def test_what_has_no_form_in_c_is_left_to_numpy() -> None:
     x, one, zero = np.zeros((2, 3, 4), np.float32), np.ones((1, 1, 1), np.float32), np.zeros((1, 1, 1), np.int32)
     int8 = np.dtype(np.int8)

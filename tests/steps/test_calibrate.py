@@ -139,6 +139,35 @@ def test_a_group_covers_all_of_its_members(build: Build, samples: Samples, place
     assert high >= seen.high * 0.99
 
 
+SHARED = (
+    "g (float[1,4,4,4] x) => (float[1,4,4,4] y) <float[4,4,1,1] a, float[4,4,1,1] b, float[4,8,1,1] z> {"
+    " h = Conv(x, a)  k = Conv(x, b)  c = Concat <axis = 1> (h, k)  y = Conv(c, z) }"
+)
+
+
+@pytest.mark.parametrize("options", [{"method": "moving-average"}, {"tensors": ("k=moving-average",)}])
+def test_a_moving_average_of_tensors_that_share_a_scale_is_minmax_and_said(
+    build: Build, samples: Samples, placed: Placed, options: dict[str, object]
+) -> None:
+    model = build(SHARED)
+    data = samples(model)
+    draft = placed(model, INTEGER, data)
+    found = _calibrated(draft, data, **options)
+    (note,) = [n for n in found.notes if "moving-average" in n]
+    assert note.startswith("minmax instead of moving-average for 1 scale, the first being that of 'h': ")
+    assert found.plan.groups[_group(found.plan, "c")].method == "minmax"
+    expected = _calibrated(draft, data, tensors=("[hk]=minmax",))
+    assert _params(found, "c").to_json() == _params(expected, "c").to_json()
+
+
+def test_a_moving_average_of_one_tensor_is_no_matter_of_a_note(build: Build, samples: Samples, placed: Placed) -> None:
+    model = build(SHARED)
+    data = samples(model)
+    found = _calibrated(placed(model, INTEGER, data), data, tensors=("x=moving-average",))
+    assert found.plan.groups[_group(found.plan, "x")].method == "moving-average"
+    assert not any("moving-average" in note for note in found.notes)
+
+
 CLIPPED = (
     "g (float[1,3,8,8] x) => (float[1,4,8,8] y) <float[4,3,1,1] a, float[4,3,1,1] b, float[4,8,1,1] z,"
     " float zero = {0}, float one = {1}, float six = {6}> { h = Conv(x, a)  r = Clip(h, zero, one)  k = Conv(x, b)"
@@ -334,7 +363,7 @@ def test_a_bias_too_large_for_int32_widens_the_weights_of_its_channel_alone(
     model = build(text, w=weight, b=np.array([1, -2, 30, 0]))
     data = samples(model)
     draft = _calibrated(placed(model, INTEGER, data), data, method="minmax")
-    assert "'a': the weight scale of 1 channels was raised for their bias" in draft.notes
+    assert "'a': the weight scale of 1 channel was raised for the bias" in draft.notes
     before, now = params_of(weight.astype(np.float32), _params(draft, "w").scheme), _params(draft, "w")
     raised = now.scale > before.scale
     assert raised.sum() == 1

@@ -148,6 +148,16 @@ def test_a_mask_that_the_first_sample_does_not_use_stays_float_as_well(
     assert "a mask" in plan.floats.get("m", "")
 
 
+def test_a_mask_of_float16_in_a_widened_network_stays_float(build: Build, samples: Samples, placed: Placed) -> None:
+    """Masked with its largest number, as -3.4e38 does not exist there."""
+    model = build(
+        "g (float[1,4] x, float[1,4] pad) => (float[1,4] y) <float[4,4] w, float low = {-65504}> {"
+        " [a] h = MatMul(x, w)  [m] m = Mul(pad, low)  [s] s = Add(h, m)  [t] t = Mul(s, s)  [e] y = Sigmoid(t) }"
+    )
+    plan = placed(model, INTEGER, samples(model)).plan
+    assert all("a mask" in plan.floats.get(name, "") for name in "ms")
+
+
 def test_without_data_the_shapes_are_those_that_the_graph_states(build: Build) -> None:
     model = build("g (float[1,4,8,8] x) => (float[1,4,8,8] y) <float[4,4,1,1] w> { [a] y = Conv(x, w) }")
     draft = pipeline(Trace(), Place())(Draft(prepare(model)[0], INTEGER))

@@ -201,6 +201,20 @@ def test_a_condition_of_a_row_keeps_other_attributes_in_float(
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=lambda t: t.name)
+@pytest.mark.parametrize(("dilations", "integer"), [("1, 1", True), ("2, 1", False), ("2, 2", False)])
+def test_an_average_over_a_window_with_gaps_stays_float(
+    build: Build, samples: Samples, placed: Placed, target: Target, dilations: str, integer: bool
+) -> None:
+    body = f"a = Conv(x, w)  [n] h = AveragePool <kernel_shape = [2, 2], dilations = [{dilations}]> (a)  y = Conv(h, w)"
+    model = build(f"g (float[1,4,6,6] x) => (float[1,4,n,m] y) <float[4,4,1,1] w> {{ {body} }}", opset=19)
+    floats = placed(model, replace(target, costs=UNIFORM), samples(model)).plan.floats
+    assert ("n" not in floats) is integer
+    if not integer:
+        shown = f"({dilations})"
+        assert floats["n"] == f"{target.name} runs AveragePool in integers only without dilations, here {shown}"
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=lambda t: t.name)
 @pytest.mark.parametrize("op", ["Add", "Mul"])
 def test_a_row_without_constants_keeps_them_in_float(
     build: Build, samples: Samples, placed: Placed, target: Target, op: str

@@ -1,4 +1,4 @@
-// The integer primitives of which requantization is made; `numerics/fixed_point.py` defines them.
+// The integer primitives of which requantization is made; `numerics/shifts.py` defines them.
 //
 //     rounding_shift(x, n, rule)   x / 2^n rounded by `rule`, exactly, 0 <= n <= 62
 //     shift_half_up(x, n)          (x + 2^(n-1)) >> n: Arm SRSHL, most accelerators

@@ -1,4 +1,4 @@
-// The gradients of fake quantization; `numerics/native.py` defines them, this file is their fast form.
+// The gradients of fake quantization; `numerics/lsq.py` defines them, this file is their fast form.
 //
 // With r = x / scale, the codes' ends low and high less the zero point, v = clip(r) and the gradient g of the output:
 //

@@ -1,7 +1,8 @@
 """Whether samples are what the model asks for, and whether they look like what it was trained on.
 
 `check_sample` refuses: an input that is missing, of another rank, length or dtype, and NaN or infinity in floats.
-`checked` applies it to a source: a bad sample is skipped and named, unless more than a tenth are bad.
+`checked` applies it to a source: a bad sample is skipped and named, unless more than a tenth are bad. Of fewer than ten
+samples one may be, as it says nothing about the others, if at least half are good: of 2 samples one, of 1 none.
 `DataCheck` remembers minimum and maximum of each input, per channel, and whether any two samples differ: bounded,
 however many the samples.
 """
@@ -21,7 +22,7 @@ from halfeven.errors import BadCalibration
 _NAMED = 20
 _CHANNELS = 4096
 _TOLERATED = 10
-"""One bad sample in so many is skipped."""
+"""One bad sample in so many is skipped; and one of few."""
 
 
 def check_sample(label: str, sample: Sample, specs: Sequence[InputSpec]) -> None:
@@ -118,7 +119,7 @@ def _good(source: Source, specs: Sequence[InputSpec], on_bad: str, findings: Fin
 
 
 def _refuse_many(findings: Findings, count: int) -> None:
-    if findings.bad * _TOLERATED > count:
+    if findings.bad * 2 > count or (findings.bad > 1 and findings.bad * _TOLERATED > count):
         raise BadCalibration(
             f"{findings.bad} of {count} samples cannot be used, more than a tenth ({findings.seen} were read). "
             f"The first: {findings.first[0]}"

@@ -3,7 +3,7 @@
 What `load` promises: the graph has nodes, outputs and an opset of 7 or later; every tensor that is read is produced;
 nodes stand in the order of computation; every tensor's bytes are there, in the model's folder, and as many as its
 shape says. Weights in external files stay there, memory-mapped, so a model of many gigabytes loads in milliseconds.
-Operators of unknown domains are let through: they stay in float. `save` is in saving.py.
+Operators of unknown domains are let through: they stay in float. `save` and `spare` are in saving.py.
 """
 
 import os
@@ -14,10 +14,10 @@ import onnx_ir as ir
 
 from halfeven.errors import UnsupportedModel
 from halfeven.graph.edit import graphs, root_cause, roots, subgraphs, values
-from halfeven.graph.saving import save
+from halfeven.graph.saving import save, spare
 from halfeven.graph.tensors import check_tensors
 
-__all__ = ["load", "save"]
+__all__ = ["load", "save", "spare"]
 
 OLDEST_OPSET = 7
 """Before opset 7 broadcasting, Dropout and BatchNormalization meant other things, and no runtime loads them now."""

@@ -22,6 +22,7 @@ from halfeven.graph.files import write_text
 from halfeven.numerics.scheme import QParams, Scheme
 
 VERSION = 1
+REMEDY = "Give a file made with --save-plan."
 Role = Literal["activation", "weight", "bias"]
 
 
@@ -114,31 +115,37 @@ class Plan:
         return {"halfeven_plan": VERSION, "scaling": self.scaling, "groups": groups, "floats": floats}
 
     @classmethod
-    def from_json(cls, data: Any) -> "Plan":
-        """The inverse of `to_json`.
+    def from_json(cls, data: Any, where: str = "The plan") -> "Plan":
+        """The inverse of `to_json`; `where` begins the sentence of an error.
 
         Raises:
-            BadOption: the text is no plan, or of another version, or malformed.
+            BadOption: the text is no plan, or of another version, or malformed; names the entry, what was found there
+                and what was expected.
         """
         if not isinstance(data, dict) or data.get("halfeven_plan") != VERSION:
-            raise BadOption(f'Not a plan: expected a JSON object with "halfeven_plan": {VERSION}.')
+            expected = f'expected a JSON object with "halfeven_plan": {VERSION}, found {_shown(data)}'
+            raise BadOption(f"{where} is no plan: {expected}. {REMEDY}")
         groups: dict[int, Quantizer] = {}
         sites: dict[Site, int] = {}
+        at = "it"
         try:
-            for entry in data["groups"]:
-                group = _whole(entry["id"], "id")
+            for number, entry in enumerate(_of_kind(data["groups"], list, "groups")):
+                at = f"entry {number} of groups"
+                group = _whole(_of_kind(entry, dict, "the entry")["id"], "id")
                 if group in groups:
                     raise ValueError(f"group {group} stands twice")
                 groups[group] = Quantizer.from_json(entry)
-                for place in entry["sites"]:
+                for place in _of_kind(entry["sites"], list, "sites"):
                     site = _site(place)
                     if site in sites:
                         raise ValueError(f"site {site} is in two groups")
                     sites[site] = group
-            floats = {_text(k): _text(v) for k, v in dict(data["floats"]).items()}
+            at = "it"
+            floats = {_text(k): _text(v) for k, v in _of_kind(data["floats"], dict, "floats").items()}
             scaling = None if data.get("scaling") is None else _text(data["scaling"])
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError, QuantError) as error:
-            raise BadOption(f"Plan: an entry is malformed ({type(error).__name__}: {error}).") from error
+            why = f"{error} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
+            raise BadOption(f"{where} is malformed, in {at}: {why}. {REMEDY}") from error
         return cls(groups, sites, floats, scaling)
 
     def save(self, path: str | Path) -> None:
@@ -150,17 +157,36 @@ class Plan:
         """Read a plan.
 
         Raises:
-            BadOption: the file is missing, no JSON, or no plan.
+            BadOption: the file is missing, no JSON, or no plan; it is named.
         """
         try:
-            return cls.from_json(json.loads(Path(path).read_text("utf-8")))
-        except (OSError, ValueError, RecursionError) as error:
-            raise BadOption(f"Plan '{path}' cannot be read: {error}. Give a file made with --save-plan.") from error
+            data = json.loads(Path(path).read_text("utf-8"))
+        except OSError as error:
+            raise BadOption(f"Plan '{path}' cannot be read: {error.strerror or error}. {REMEDY}") from error
+        except (ValueError, RecursionError) as error:
+            raise BadOption(f"Plan '{path}' cannot be read: JSON was expected, but {error}. {REMEDY}") from error
+        return cls.from_json(data, f"'{path}'")
 
     @property
     def digest(self) -> str:
         """SHA-256 of the plan's JSON, 16 hex digits."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _shown(data: Any) -> str:
+    """What stands where a plan was expected, in few words."""
+    if not isinstance(data, dict):
+        return f"{data!r:.40}"
+    if "halfeven_plan" in data:
+        return f'"halfeven_plan": {data["halfeven_plan"]!r:.40}'
+    return f"one with {', '.join(repr(key) for key in list(data)[:3])}" if data else "an empty one"
+
+
+def _of_kind(value: Any, kind: type, what: str) -> Any:
+    if not isinstance(value, kind):
+        expected = "a list" if kind is list else "an object"
+        raise TypeError(f"{what}: {expected} was expected, found {value!r:.40}")
+    return value
 
 
 def _text(value: Any) -> str:

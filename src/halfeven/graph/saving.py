@@ -9,7 +9,7 @@ from a file. Offsets of tensors of a page or more are page multiples, so that ru
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -63,6 +63,20 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
     except OSError as error:
         advice = "Free some space or choose another disk." if error.errno == errno.ENOSPC else "Choose another folder."
         raise BadOption(f"{target} could not be written: {error.strerror or error}. {advice}") from None
+
+
+def spare(path: str | os.PathLike[str], read: Iterable[Path]) -> None:
+    """Refuse a path beside which `save` might put a data file in place of one of `read`.
+
+    Raises:
+        BadOption: there is a data file of that name, and it is among `read`.
+    """
+    target = Path(path)
+    beside = target.with_name(target.name + ".data")
+    if beside.is_file() and any(file.exists() and beside.samefile(file) for file in read):
+        raise BadOption(
+            f"'{target}': its weights would replace '{beside}', which the source model reads. Choose another name."
+        )
 
 
 @contextmanager

@@ -15,7 +15,7 @@
     int32      -2**31                      2**31 - 1
 
 Half of all float32 lie in [-1, 1], and most of those next to zero: on int8 or uint8 over [-1, 1] the code of zero gets
-almost all of them, and the codes at the ends some ten thousand each. `float32_per_code` counts them, by bisection on
+almost all of them (94 %), and a code next to the ends 131 thousand. `float32_per_code` counts them, by bisection on
 the order of float32 with `fake_quantize` itself.
 
 Source: IEEE 754-2019, 3.4.

@@ -171,8 +171,11 @@ def _parts(x: npt.NDArray[Any], scale: Floats, zero_point: Ints) -> tuple[Cut, F
 
 
 def _flat(x: npt.NDArray[T]) -> npt.NDArray[T]:
-    """`x` in C order as one axis: a view where it is laid out so, as fresh results are."""
-    return x.reshape(-1)
+    """`x` in C order as one axis, without gaps: a view where it is laid out so, as fresh results are, else a copy.
+
+    `reshape(-1)` would keep the strides of a slice such as x[::2] and of a broadcast array, which C++ does not read.
+    """
+    return np.ravel(x)
 
 
 def native_module() -> Any:

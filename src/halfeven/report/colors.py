@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 
 from halfeven.data.check import swap_colors
 from halfeven.draft import Batch
@@ -16,9 +15,8 @@ JUDGED = 8
 Array = npt.NDArray[np.generic]
 
 
-def suspect_colors(model: ir.Model, samples: Iterable[tuple[str, Batch]]) -> tuple[str, ...]:
+def suspect_colors(run: OrtExecutor, samples: Iterable[tuple[str, Batch]]) -> tuple[str, ...]:
     """Whether pictures seem to have red and blue exchanged, judged by the float network on a few samples."""
-    run = OrtExecutor(model)
     rows: tuple[list[Any], list[Any]] = ([], [])
     for label, feeds in islice(samples, JUDGED):
         for into, batch in zip(rows, (feeds, swap_colors(feeds)), strict=True):

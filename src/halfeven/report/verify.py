@@ -27,7 +27,7 @@ from halfeven.stats.distance import Fidelity
 LOUD_SQNR = 10.0
 MOST = 8  # outputs in the table
 SLOWER = 1.05
-SECONDS = 0.3
+SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _bytes(count: int) -> str:
 
 
 def compare_models(
-    reference: ir.Model | str,
+    reference: ir.Model | OrtExecutor,
     other: ir.Model | str,
     data: Samples,
     *,
@@ -141,7 +141,8 @@ def compare_models(
     """
     with tempfile.TemporaryDirectory(prefix="halfeven-") as folder:
         optimized = Path(folder) / "optimized.onnx"
-        first, second = OrtExecutor(reference), OrtExecutor(other, signed=signed, written=optimized)
+        first = reference if isinstance(reference, OrtExecutor) else OrtExecutor(reference)
+        second = OrtExecutor(other, signed=signed, written=optimized)
         found = _compared(first, second, data, labels or {}, progress)
         layers = integer_nodes_of(optimized)
     return replace(found, sizes=sizes, integer_layers=layers, warnings=_warnings(found.outputs, found.latency, layers))

@@ -1,6 +1,7 @@
 """Calibrate: from what was observed to scales and zero points.
 
-    activation   range by the chosen estimator from the group's merged statistics -> parameters of its scheme
+    activation   range by the chosen estimator from the group's merged statistics -> parameters of its scheme; a moving
+                 average, which merged statistics have none of, becomes minmax, and a note says so
     constant     minimum and maximum of the tensor itself; weights per channel
     bias         scale = input scale * weight scale, no freedom; but a bias too large for int32 at that scale has the
                  weight's scale of its channel raised until it fits (a dead channel's tiny weights otherwise ruin it)
@@ -8,7 +9,7 @@
 A group whose parameters are set already (pinned, or from an edited plan) is left alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import ClassVar
@@ -25,8 +26,11 @@ from halfeven.graph.weights import array_at, let_go
 from halfeven.numerics.quantize import params_for, params_of
 from halfeven.numerics.scheme import QParams
 from halfeven.stats.estimate import PERCENTILE, estimate, method_named
+from halfeven.stats.lp import POWER
 from halfeven.stats.observation import Observation
+from halfeven.stats.spread import SIGMAS
 from halfeven.steps.observe import watched
+from halfeven.wording import counted
 
 BIAS_LIMIT = float(2**30)
 MOST_CUT = 1.5
@@ -38,9 +42,14 @@ class Calibrate:
 
     name: ClassVar[str] = "calibrate"
     method: str = "auto"
-    """minmax, moving-average, percentile, entropy (KL), mse, or auto: of these the least expected error, per tensor."""
+    """minmax, moving-average, percentile, entropy (KL), mse, lp, aciq, octav, sigma, admm, or auto: of minmax,
+    percentile, entropy and mse the least expected error, per tensor."""
     percentile: float = PERCENTILE
     """For percentile and auto: the share of values kept, in percent."""
+    p: float = POWER
+    """For lp: the power of the error, from 1 to 16."""
+    sigmas: float = SIGMAS
+    """For sigma: how many deviations on either side of the mean are kept."""
     tensors: tuple[str, ...] = ()
     """Other methods for some tensors: PATTERN=METHOD, glob patterns on tensor names; the first that fits counts."""
 
@@ -52,40 +61,37 @@ class Calibrate:
             BadCalibration: a tensor was not observed.
         """
         method_named(self.method)
-        rules = [self._rule(text) for text in self.tensors]
-        plan, notes = draft.plan, []
+        rules = _rules(draft, self.tensors)
+        plan = draft.plan
         members: dict[int, list[str]] = {}
         for value, group in watched(draft).items():
             members.setdefault(group, []).append(value)
-        for pattern, _ in rules:
-            if not any(_fits(v, pattern) for values in members.values() for v in values):
-                raise BadOption(f"--tensors '{pattern}=...' fits no quantized tensor. `halfeven inspect` lists them.")
         floors = _softmax_floors(draft)
         bounds = clamp_limits(draft.model) if draft.target.clamps_in_range else {}
+        unordered = []
         for i, (group, values) in enumerate(sorted(members.items())):
-            quantizer = self._activation(plan.groups[group], values, draft.stats, rules, floors)
+            method = next((m for p, m in rules for v in values if _fits(v, p)), self.method)
+            quantizer = self._activation(plan.groups[group], values, draft.stats, method, floors)
+            if method == "moving-average" and quantizer.method == "minmax":
+                unordered.append(values[0])
             if all(v in bounds for v in values):
                 quantizer = _within(quantizer, [bounds[v] for v in values])
             plan = plan.with_group(group, quantizer)
             progress("calibrate", i + 1, len(members))
-        plan, fixed = _constants(draft.model, plan)
-        notes += fixed
+        plan, notes = _constants(draft.model, plan)
+        if unordered:
+            notes.append(
+                f"minmax instead of moving-average for {counted(len(unordered), 'scale')}, the first being that of "
+                f"'{unordered[0]}': what several tensors share, or merged statistics hold, has no order of samples"
+            )
         return replace(draft, plan=replace(plan, scaling=draft.scaling)).noting(*notes)
-
-    @staticmethod
-    def _rule(text: str) -> tuple[str, str]:
-        pattern, sign, method = text.rpartition("=")
-        if not sign:
-            raise BadOption(f"--tensors '{text}': expected PATTERN=METHOD, for instance 'head/*=minmax'.")
-        method_named(method)
-        return pattern, method
 
     def _activation(
         self,
         quantizer: Quantizer,
         values: list[str],
         stats: Mapping[str, Observation],
-        rules: list[tuple[str, str]],
+        method: str,
         floors: Mapping[str, float],
     ) -> Quantizer:
         missing = [v for v in values if v not in stats]
@@ -94,16 +100,46 @@ class Calibrate:
         seen = stats[values[0]]
         for value in values[1:]:
             seen = seen.merge(stats[value])
-        method = next((m for p, m in rules for v in values if _fits(v, p)), self.method)
         evidence = seen.moving if method == "moving-average" else seen.histogram
         if evidence is None:
             evidence, method = seen.histogram, "minmax"
         if seen.histogram.empty:
             return replace(quantizer, params=params_for(0.0, 0.0, quantizer.scheme), method="empty")
-        options = {"percentile": self.percentile} if "percentile" in method_named(method).options else {}
+        options = {name: getattr(self, name) for name in method_named(method).options}
         low, high = estimate(method, evidence, quantizer.scheme, **options)
         high = max(high, *(floors.get(v, high) for v in values))
         return replace(quantizer, params=params_for(low, high, quantizer.scheme), method=method)
+
+
+@dataclass(frozen=True)
+class MatchTensors:
+    """Refuse what Calibrate would, before the data are run: patterns that fit no tensor, methods that there are not."""
+
+    name: ClassVar[str] = "match tensors"
+    tensors: tuple[str, ...]
+
+    def __call__(self, draft: Draft, data: Samples, progress: Progress) -> Draft:
+        """The draft as it is.
+
+        Raises:
+            BadOption: an entry of `tensors` is no PATTERN=METHOD, or fits no tensor that is quantized.
+        """
+        _rules(draft, self.tensors)
+        return draft
+
+
+def _rules(draft: Draft, texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Pattern and method of each entry of `tensors`."""
+    names, found = list(watched(draft)), []
+    for text in texts:
+        pattern, sign, method = text.rpartition("=")
+        if not sign:
+            raise BadOption(f"--tensors '{text}': expected PATTERN=METHOD, for instance 'head/*=minmax'.")
+        method_named(method)
+        if not any(_fits(name, pattern) for name in names):
+            raise BadOption(f"--tensors '{pattern}=...' fits no quantized tensor. `halfeven inspect` lists them.")
+        found.append((pattern, method))
+    return found
 
 
 def _softmax_floors(draft: Draft) -> dict[str, float]:
@@ -161,7 +197,8 @@ def _constants(model: ir.Model, plan: Plan) -> tuple[Plan, list[str]]:
         if plan.groups[group].role == "bias":
             plan, widened = _fit_bias(nodes[site.consumer], plan, free)
             if widened:
-                notes.append(f"'{site.consumer}': the weight scale of {widened} channels was raised for their bias")
+                channels = counted(widened, "channel")
+                notes.append(f"'{site.consumer}': the weight scale of {channels} was raised for the bias")
     return plan, notes
 
 

@@ -53,7 +53,9 @@ class Gptq:
             progress("round weights", i + 1, len(layers))
         left = sum(ops.is_layer(n) and n.name not in draft.plan.floats for n in model.graph) - len(layers)
         if layers and left > 0:
-            draft = draft.noting(f"the weights of {left} layers are rounded to nearest: no second moments were taken")
+            draft = draft.noting(
+                f"the weights of {counted(left, 'layer')} are rounded to nearest: no second moments were taken"
+            )
         return replace(draft, model=model, plan=plan) if layers else draft
 
     def _round(self, node: ir.Node, params: QParams, moments: Moments, model: ir.Model) -> str | None:

@@ -124,7 +124,12 @@ class PinBytes:
 
 
 def with_pictures(draft: Draft, settings: dict[str, Any]) -> tuple[Draft, dict[str, Any], list[str]]:
-    """With uint8 inputs and a preprocess, the normalisation moves into the model, and the data stay bytes."""
+    """With uint8 inputs and a preprocess, the normalisation moves into the model, and the data stay bytes.
+
+    Returns:
+        The draft; the settings, whose preprocess no longer normalises and whose `folded` says what the model does
+        instead; sentences for the user.
+    """
     if settings["io"] != "uint8" or settings["preprocess"] is None:
         return draft, settings, []
     preprocess = parse_preprocess(settings["preprocess"])
@@ -134,4 +139,5 @@ def with_pictures(draft: Draft, settings: dict[str, Any]) -> tuple[Draft, dict[s
     std, mean = (np.broadcast_to(np.array(v, np.float64), (channels,)) for v in (preprocess.std, preprocess.mean))
     model, note = take_pictures(draft.model, preprocess.scale / std, -mean / std)
     raw = replace(preprocess, scale=1.0, mean=(0.0,), std=(1.0,))
-    return replace(draft, model=model), {**settings, "preprocess": raw}, [note]
+    folded = {"scale": preprocess.scale, "mean": list(preprocess.mean), "std": list(preprocess.std), "where": note}
+    return replace(draft, model=model), {**settings, "preprocess": raw, "folded": folded}, [note]

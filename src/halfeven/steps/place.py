@@ -27,6 +27,7 @@ from halfeven.targets.target import OpRule, Target
 
 TABLE_ROWS = 4096
 TABLE_SQNR = 30.0
+HALF_LARGEST = 65504.0
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,10 @@ def _masks(draft: Draft) -> dict[str, str]:
 
 
 def _huge_constants(model: ir.Model) -> dict[str, float]:
-    """Operands of element-wise operators: a mask may not show in the first sample, but its factor does."""
+    """Operands of element-wise operators: a mask may not show in the first sample, but its factor does.
+
+    Float16's largest number counts as astronomic: networks in float16 mask with it, and then what is masked is not.
+    """
     found = {}
     for node in model.graph:
         for value in node.inputs if node.op_type in ("Add", "Mul", "Sub", "Where", "Div") else ():
@@ -119,6 +123,8 @@ def _huge_constants(model: ir.Model) -> dict[str, float]:
                 size = float(np.nanmax(np.abs(tensor.numpy().astype(np.float64))))
                 if size >= HUGE:
                     found[value.name or ""] = size
+                elif size == HALF_LARGEST:
+                    found.update(dict.fromkeys((value.name or "", node.outputs[0].name or ""), size))
     return found
 
 

@@ -104,11 +104,10 @@ def _rule(node: ir.Node, target: Target) -> tuple[OpRule | None, str]:
     rule = target.rule(op)
     if rule is None:
         return None, f"{target.name} has no integer kernel for {op}"
-    if op == "AveragePool" and set(ops.attribute(node, "dilations", [1])) != {1}:
-        return None, "the integer kernel of AveragePool has no dilations"
     for name, allowed in rule.where.items():
         if (found := ops.attribute(node, name, 0) or None) not in allowed:
-            return None, f"{target.name} runs {op} in integers only with {name} = {allowed[0]}, here {found}"
+            wanted = f"without {name}" if allowed[0] is None else f"with {name} = {allowed[0]}"
+            return None, f"{target.name} runs {op} in integers only {wanted}, here {found}"
     return _fits(node, rule, target)
 
 

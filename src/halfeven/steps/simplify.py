@@ -9,6 +9,7 @@ from halfeven.draft import Draft, Progress, Samples
 from halfeven.errors import UnsupportedModel
 from halfeven.graph.opset import convert_opset
 from halfeven.graph.prepare import prepare
+from halfeven.graph.widen import widened
 from halfeven.run.compare import relative_error
 from halfeven.run.ort import first
 
@@ -30,12 +31,13 @@ class Simplify:
         Raises:
             UnsupportedModel: the prepared model's outputs differ by more than 1e-5 of their norm from the source's.
         """
-        model, notes = prepare(draft.model)
-        model, notes = self._raise_opset(model, notes)
+        source, notes = widened(draft.model)
+        model, more = prepare(source)
+        model, notes = self._raise_opset(model, [*notes, *more])
         sample = first(data)
         if sample is None:
             return replace(draft, model=model).noting(*notes)
-        error, where = relative_error(draft.model, model, [sample])
+        error, where = relative_error(source, model, [sample])
         if not error <= TOLERANCE:
             raise UnsupportedModel(
                 f"Preparing the model changed output '{where}' by {error:.2g} of its norm on {sample[0]}, more than "

@@ -7,7 +7,7 @@ between dequantize and quantize. Activations int8 affine, weights int8 symmetric
 from halfeven.numerics.grid import INT8, INT8_NARROW
 from halfeven.numerics.scheme import Scheme, ZeroRule, per_channel
 from halfeven.targets.costs import UNIFORM
-from halfeven.targets.target import OpRule, Target
+from halfeven.targets.target import UNDILATED, OpRule, Target
 
 ACT = Scheme(INT8, zero_point=ZeroRule.FREE)
 WEIGHT = Scheme(INT8_NARROW, per_channel(0))
@@ -18,7 +18,8 @@ INTEGER = Target(
     rules=(
         OpRule(("Conv", "ConvTranspose", "MatMul", "Gemm"), ACT, weight=WEIGHT, fuses=("Relu", "Clip")),
         OpRule(("Add", "Sub", "Mul"), ACT, fuses=("Relu", "Clip")),
-        OpRule(("AveragePool", "GlobalAveragePool", "ReduceMean", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish"), ACT),
+        OpRule(("AveragePool", "GlobalAveragePool"), ACT, where=UNDILATED),
+        OpRule(("ReduceMean", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish"), ACT),
         OpRule(("LeakyRelu", "PRelu", "Relu", "Clip"), ACT),
         OpRule(("Concat", "MaxPool"), ACT, output="as_input"),
         OpRule(("Pad",), ACT, output="as_input", ports=(0,)),

@@ -12,7 +12,7 @@ from dataclasses import replace
 from halfeven.numerics.grid import INT8, INT8_NARROW, UINT8
 from halfeven.numerics.scheme import Scheme, ZeroRule, per_channel
 from halfeven.targets.costs import ORT_X86, UNIFORM
-from halfeven.targets.target import OpRule, Target
+from halfeven.targets.target import UNDILATED, OpRule, Target
 
 ACT = Scheme(UINT8, zero_point=ZeroRule.FREE)
 WEIGHT = Scheme(INT8_NARROW, per_channel(0))
@@ -22,7 +22,7 @@ RULES = (
     OpRule(("MatMul", "Gemm"), ACT, weight=WEIGHT, output="either", fuses=("Relu", "Clip")),
     OpRule(("Gather",), ACT, weight=WEIGHT),
     OpRule(("Add", "Mul"), ACT, fuses=("Relu", "Clip")),
-    OpRule(("AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu"), ACT),
+    OpRule(("AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu"), ACT, where=UNDILATED),
     OpRule(("Concat", "MaxPool"), ACT, output="as_input"),
     OpRule(("Resize",), ACT, output="as_input", where={"mode": ("nearest", None), "axes": (None,)}, ports=(0,)),
     OpRule(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split"), ACT, output="as_input"),

@@ -7,7 +7,7 @@ scales, and fuse the dequantization behind. Activations uint8 or int8 affine, we
 from halfeven.numerics.grid import INT8_NARROW, UINT8
 from halfeven.numerics.scheme import Scheme, ZeroRule, per_channel
 from halfeven.targets.costs import UNIFORM
-from halfeven.targets.target import OpRule, Target
+from halfeven.targets.target import UNDILATED, OpRule, Target
 
 ACT = Scheme(UINT8, zero_point=ZeroRule.FREE)
 WEIGHT = Scheme(INT8_NARROW, per_channel(0))
@@ -21,7 +21,7 @@ OPENVINO = Target(
         ),
         OpRule(("Add",), ACT, fuses=("Relu", "Clip"), constants=False),
         # padding that counts is filled with code 0 there, not with the zero point
-        OpRule(("AveragePool", "GlobalAveragePool"), ACT, where={"count_include_pad": (None,)}),
+        OpRule(("AveragePool", "GlobalAveragePool"), ACT, where={"count_include_pad": (None,), **UNDILATED}),
         OpRule(("Concat", "MaxPool"), ACT, output="as_input"),
         OpRule(("Resize",), ACT, output="as_input", where={"mode": ("nearest", None), "axes": (None,)}, ports=(0,)),
         OpRule(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Split"), ACT, output="as_input"),

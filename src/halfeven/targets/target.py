@@ -11,6 +11,7 @@ A rule's `output`:
     as_input   the operator moves codes about, or picks some: output and inputs share one scale
     either     the runtime has an integer kernel with integer output and one with float output: codes where any reader
                is integer, for all readers (OpenVINO computes wrong numbers from a value read both ways), else floats
+A rule's `where` names the values that an attribute may have, the usual one first; None: it is absent, or zero.
 A rule with `residual` quantizes of two summands only the skip: what a layer makes for the sum alone stays float, as
 the kernel adds the other summand while it still holds its accumulator.
 """
@@ -21,6 +22,9 @@ from typing import Literal
 
 from halfeven.numerics.rounding import Rounding
 from halfeven.numerics.scheme import Scheme
+
+UNDILATED: Mapping[str, tuple[object, ...]] = {"dilations": (None, (1,), (1, 1), (1, 1, 1))}
+"""For `where`: a window without gaps, of one to three dimensions."""
 
 
 @dataclass(frozen=True)

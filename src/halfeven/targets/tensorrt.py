@@ -7,7 +7,7 @@ of layers and on the residual branch of Add; a bias stays float, as TensorRT fus
 from halfeven.numerics.grid import INT8, INT8_NARROW
 from halfeven.numerics.scheme import Scheme, per_channel
 from halfeven.targets.costs import UNIFORM
-from halfeven.targets.target import Numerics, OpRule, Target
+from halfeven.targets.target import UNDILATED, Numerics, OpRule, Target
 
 ACT = Scheme(INT8)
 WEIGHT = Scheme(INT8_NARROW, per_channel(0))
@@ -20,7 +20,7 @@ TENSORRT = Target(
             ("Conv", "ConvTranspose", "MatMul", "Gemm"), ACT, weight=WEIGHT, output="either", fuses=("Relu", "Clip")
         ),
         OpRule(("Add",), ACT, output="either", fuses=("Relu", "Clip"), constants=False, residual=True),
-        OpRule(("AveragePool", "GlobalAveragePool"), ACT, output="either"),
+        OpRule(("AveragePool", "GlobalAveragePool"), ACT, output="either", where=UNDILATED),
         OpRule(("Concat", "MaxPool"), ACT, output="as_input"),
         OpRule(("Resize",), ACT, output="as_input", ports=(0,)),
     ),
