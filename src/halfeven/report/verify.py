@@ -23,6 +23,7 @@ from halfeven.errors import BadCalibration
 from halfeven.run.compare import fidelity
 from halfeven.run.ort import OrtExecutor, integer_nodes_of, interleaved
 from halfeven.stats.distance import Fidelity
+from halfeven.wording import counted
 
 LOUD_SQNR = 10.0
 MOST = 8  # outputs in the table
@@ -71,8 +72,7 @@ class Verification:
         if self.agreement is not None:
             cost.append(f"{self.agreement * 100:.4g} % same top-1")
         cost += [f"{self.sizes[1] / max(self.sizes[0], 1):.2f} x size", f"{self.latency[2]:.2f} x latency"]
-        of = "1 sample" if self.samples == 1 else f"{self.samples} samples"
-        return f"{', '.join(cost)} (on {of}, in ONNX Runtime on this machine)"
+        return f"{', '.join(cost)} (on {counted(self.samples, 'sample')}, in ONNX Runtime on this machine)"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

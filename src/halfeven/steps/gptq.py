@@ -28,6 +28,7 @@ from halfeven.numerics.feedback import round_columns
 from halfeven.numerics.quantize import dequantize, quantize, spread
 from halfeven.numerics.scheme import QParams
 from halfeven.stats.moments import Moments
+from halfeven.wording import counted
 
 Doubles = npt.NDArray[np.float64]
 
