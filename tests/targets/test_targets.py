@@ -305,3 +305,8 @@ def test_what_a_symmetric_target_rounds_has_zero_in_the_middle(build: Build, sam
     points = [q.params.zero_point for q in draft.plan.groups.values() if q.params is not None]
     assert points
     assert not any(np.any(point) for point in points)
+
+
+def test_tensorrt_has_one_symmetric_threshold_for_the_activations_of_a_layer() -> None:
+    for rule in TARGETS["tensorrt"].rules:
+        assert (rule.data.symmetric, rule.data.tiling.tiles, rule.data.grid.high) == (True, (), 127)
