@@ -24,7 +24,7 @@ LAYERS = (
     {"targets"},
     {"draft"},
     {"run", "training"},
-    {"steps", "exporters"},
+    {"steps", "exporters", "importers"},
     {"report"},
     {"options", "feeding", "result"},
     {"api"},
@@ -36,15 +36,20 @@ DOORS = {
     "PIL": r"data/\w+\.py",
     "halfeven.numerics._native": r"numerics/native\.py",
     "numpy": r"(?!errors|version|wording|cli|commands|completions|number\.|printing|progress|__init__|__main__).*",
-    "onnx": r"(graph|run|exporters)/\w+\.py",
-    "onnx_ir": r"(graph|run|steps|exporters|report)/\w+\.py|(draft|feeding|api|result)\.py",
+    "ai_edge_litert": r"run/litert\.py",
+    "flatbuffers": r"(exporters|importers)/litert/\w+\.py",
+    "ncnn": r"run/ncnn\.py",
+    "onnx": r"(graph|run|exporters|importers)/(\w+/)?\w+\.py",
+    "onnx_ir": r"(graph|run|steps|exporters|importers|report)/(\w+/)?\w+\.py|(draft|feeding|api|result)\.py",
+    "openvino": r"run/openvino\.py",
+    "tflite_micro": r"run/tflite_micro\.py",
     "onnxruntime": r"run/ort\.py",
     "onnxscript": r"run/torch\w*\.py",
     "rich": r"(printing|progress)\.py",
     "threadpoolctl": r"run/samples\.py",
     "torch": r"run/torch\w*\.py|training/pytorch\.py",
 }
-INSIDE_FUNCTIONS = {"PIL", "onnxruntime", "onnxscript", "torch"}
+INSIDE_FUNCTIONS = {"PIL", "ai_edge_litert", "ncnn", "onnxruntime", "onnxscript", "openvino", "tflite_micro", "torch"}
 AT_IMPORT = {"training/pytorch.py": {"torch"}}  # its package is nothing without it, and loaded only when asked for
 LONGEST = 350
 LONGER: dict[str, str] = {}  # path -> why it may be longer

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from halfeven.draft import Draft, Progress, Step, no_progress, pipeline
 from halfeven.errors import BadCalibration, BadOption, UnsupportedByTarget
 from halfeven.exporters.interface import integer_interface
-from halfeven.exporters.onnx import to_qdq
+from halfeven.exporters.onnx import to_qdq, write_qdq
 from halfeven.feeding import Feed, open_data
 from halfeven.graph import model as files
 from halfeven.graph.plan import Plan
@@ -51,8 +51,7 @@ def load(model: Model, target: str = "onnxruntime") -> Draft:
 
 def export(draft: Draft, path: str | Path) -> None:
     """Write a calibrated draft as ONNX QDQ; never in place of weights that its float model reads."""
-    files.spare(path, external_files(draft.model))
-    files.save(to_qdq(draft), path)
+    write_qdq(draft, Path(path))
 
 
 def quantize(

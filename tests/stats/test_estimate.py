@@ -107,6 +107,15 @@ def test_every_range_can_be_quantized(method: str, scheme: Scheme, x: np.ndarray
     params_for(low, high, scheme)
 
 
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("method", ON_HISTOGRAMS)
+@pytest.mark.parametrize("values", [[0.0] + [7.7286e-41] * 28, [1.1754944e-38, 1.4349296e-42], [9.18e-41, 4.7e-38]])
+def test_subnormal_values_have_a_range(method: str, scheme: Scheme, values: list[float]) -> None:
+    low, high = estimate(method, Histogram.of(np.array(values, np.float32)), scheme)
+    assert low <= high
+    params_for(low, high, scheme)
+
+
 def test_infinities_do_not_count() -> None:
     x = np.append(normal(1000), [np.inf, -np.inf]).astype(np.float32)
     assert estimate("mse", Histogram.of(x), AFFINE) == estimate("mse", Histogram.of(x[:-2]), AFFINE)

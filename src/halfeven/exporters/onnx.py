@@ -14,6 +14,7 @@ the graph, so equal drafts give equal bytes.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +26,11 @@ from halfeven.graph import ops
 from halfeven.graph.clamps import CLAMPS, idle
 from halfeven.graph.edit import unused, value_names
 from halfeven.graph.plan import Plan, Quantizer, Site
+from halfeven.graph.saving import save, spare
 from halfeven.graph.weights import let_go
 from halfeven.numerics.quantize import quantize
 from halfeven.numerics.scheme import QParams
+from halfeven.run.specs import external_files
 
 Array = npt.NDArray[np.generic]
 PIECE = 1 << 22
@@ -47,6 +50,13 @@ def to_qdq(draft: Draft) -> ir.Model:
     model = draft.model.clone()
     _Writer(model, draft.plan, draft.target.clamps_in_range).write()
     return model
+
+
+def write_qdq(draft: Draft, path: Path) -> tuple[str, ...]:
+    """Write the quantized model as ONNX QDQ; the file's data never take the place of those its float model reads."""
+    spare(path, external_files(draft.model))
+    save(to_qdq(draft), path)
+    return ()
 
 
 def bias_params(plan: Plan, node: ir.Node, quantizer: Quantizer) -> QParams:

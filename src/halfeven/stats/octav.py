@@ -29,6 +29,7 @@ from halfeven.stats.histogram import Histogram
 Doubles: TypeAlias = npt.NDArray[np.float64]
 
 ITERATIONS = 20
+LEAST = float(np.finfo(np.float32).smallest_subnormal)  # no float32 magnitude lies below, so no threshold need
 
 
 def newton_clip(x: npt.NDArray[np.float32], steps: float, rounds: int = ITERATIONS) -> float:
@@ -86,7 +87,7 @@ class Clipping:
         inside, beyond, first, _ = self.moments(thresholds)
         weight = inside * (self.step(thresholds) / thresholds) ** 2 / 12 + beyond
         moved = np.where(weight > 0, first / np.where(weight > 0, weight, 1.0), thresholds)
-        return np.where(moved > 0, np.minimum(moved, self.edges[-1]), thresholds)
+        return np.where(moved > 0, np.clip(moved, LEAST, self.edges[-1]), thresholds)
 
 
 def octav_range(histogram: Histogram, scheme: Scheme) -> tuple[float, float]:

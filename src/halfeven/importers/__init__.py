@@ -1,0 +1,1 @@
+"""From the files of other tools to drafts, plans and float graphs."""
