@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
-    {"errors", "memory", "version", "wording"},
+    {"deferred", "errors", "memory", "version", "wording"},
     {"numerics"},
     {"stats", "graph", "data"},
     {"targets"},
@@ -35,7 +35,7 @@ HEIGHTS = {name: height for height, names in enumerate(LAYERS) for name in names
 DOORS = {
     "PIL": r"data/\w+\.py",
     "halfeven.numerics._native": r"numerics/native\.py",
-    "numpy": r"(?!errors|version|wording|cli|commands|completions|number\.|printing|progress|__init__|__main__).*",
+    "numpy": r"(?!deferred|errors|version|wording|cli|commands|completions|number\.|printing|progress|__init__|__main__).*",
     "ai_edge_litert": r"run/litert\.py",
     "flatbuffers": r"(exporters|importers)/litert/\w+\.py",
     "ncnn": r"run/ncnn\.py",

@@ -6,7 +6,10 @@ is left out of `__all__`, so that `from halfeven import *` works without it.
 
 from importlib import import_module
 
+from halfeven.deferred import defer
 from halfeven.version import __version__
+
+defer()
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost a tenth of the start
 if TYPE_CHECKING:
