@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from halfeven.data.digest import Digested
 from halfeven.data.matching import fill_zeros, match_inputs
 from halfeven.data.pictures import picture_frame, preparation
 from halfeven.data.preprocess import Preprocess
@@ -30,9 +31,7 @@ from halfeven.data.sample import (
     Sample,
     Truth,
     cast,
-    feeds_digest,
     limit_note,
-    numbered,
     shape_text,
     spread,
 )
@@ -117,7 +116,8 @@ def open_arrays(
             truth = partial(table.truth, arrays[match.truth])
         else:
             notes += (f"{where}: {match.truth!r} is not one whole number per sample and is ignored.",)
-    return Indexed(table.picks, table.name, table.read, table.fingerprint, truth, notes, table.size)
+    samples = Digested(table.read, len(table.picks))
+    return Indexed(table.picks, table.name, samples.read, samples, truth, notes, table.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,10 +153,6 @@ class Table:
         """The class of each sample, from an array [runs]."""
         classes = stored.open()
         return {self.name(index): frozenset({int(classes[pick])}) for index, pick in enumerate(self.picks)}
-
-    def fingerprint(self) -> str:
-        """The digest of all feeds."""
-        return feeds_digest(numbered(self.read, len(self.picks)))
 
 
 def _is_truth(stored: Stored, runs: int) -> bool:

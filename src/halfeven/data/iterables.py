@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from halfeven.data.arrays import as_picture, holds_pictures
+from halfeven.data.digest import Digested, feeds_digest
 from halfeven.data.matching import fill_zeros, match_inputs
 from halfeven.data.pictures import preparation
 from halfeven.data.preprocess import Preprocess
@@ -35,9 +36,7 @@ from halfeven.data.sample import (
     Sample,
     Truth,
     cast,
-    feeds_digest,
     limit_note,
-    numbered,
     shape_text,
     spread,
 )
@@ -263,11 +262,12 @@ def _spooled(spool: Spool, unpack: Unpacker) -> Indexed:
     count = len(spool.offsets)
     if count == 0:
         raise BadCalibration("the data: the iterable gave no sample. Was it used up before?")
+    samples = Digested(spool.read, count)
     return Indexed(
         picks=range(count),
         name=lambda index: f"data[{index}]",
-        read=spool.read,
-        fingerprint=lambda: feeds_digest(numbered(spool.read, count)),
+        read=samples.read,
+        fingerprint=samples,
         truth=lambda: {f"data[{index}]": classes for index, classes in enumerate(spool.classes) if classes},
         notes=tuple(unpack.notes),
     )
@@ -290,8 +290,7 @@ def _listed(data: Any, unpack: Unpacker, limit: int | None) -> Indexed | Streame
             raise BadCalibration(f"{where}: expected one sample as in data[0], found {'a batch' if found else 'none'}.")
         return found[0]
 
-    def read(index: int) -> Sample:
-        return entry(index)[0]
+    samples = Digested(lambda index: entry(index)[0], len(picks))
 
     def truth() -> Truth:
         return {f"data[{pick}]": classes for index, pick in enumerate(picks) if (classes := entry(index)[1])}
@@ -299,8 +298,8 @@ def _listed(data: Any, unpack: Unpacker, limit: int | None) -> Indexed | Streame
     return Indexed(
         picks=picks,
         name=lambda index: f"data[{picks[index]}]",
-        read=read,
-        fingerprint=lambda: feeds_digest(numbered(read, len(picks))),
+        read=samples.read,
+        fingerprint=samples,
         truth=truth,
         notes=tuple(unpack.notes) + limit_note("the data", count, limit),
     )

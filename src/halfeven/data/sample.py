@@ -8,7 +8,6 @@ one sample in memory (a spool on disk, a memory map), however many there are.
 A dimension of an `InputSpec` is static when it is a positive int. None, a name, 0 and -1 all mean "open".
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -145,27 +144,6 @@ def limit_note(where: str, count: int, limit: int | None) -> tuple[str, ...]:
     if limit is None or limit >= count:
         return ()
     return (f"{where}: {limit} of {count} samples are used, evenly spaced.",)
-
-
-def feeds_digest(readers: Iterable[Reader]) -> str:
-    """SHA-256 (hex) of names, dtypes, shapes and bytes of all feeds, in order; a bad sample counts as a gap."""
-    state = hashlib.sha256()
-    for read in readers:
-        try:
-            sample = read()
-        except BadCalibration:
-            state.update(b"\0bad\0")
-            continue
-        for name in sorted(sample):
-            array = np.ascontiguousarray(sample[name])
-            state.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
-            state.update(array.tobytes())
-    return state.hexdigest()
-
-
-def numbered(read: Callable[[int], Sample], count: int) -> Iterator[Reader]:
-    """A reader for each of the samples 0..count-1."""
-    return (partial(read, index) for index in range(count))
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:

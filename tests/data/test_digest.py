@@ -1,0 +1,67 @@
+"""Promised: the digest of samples is the same however they were read before, and what was read in order is not again."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halfeven.data.digest import Digested, feeds_digest
+from halfeven.data.sample import Sample
+from halfeven.errors import BadCalibration
+
+SAMPLES: list[Sample | None] = [
+    {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "ids": np.array([1, 2])},
+    None,  # a bad one
+    {"x": np.zeros((0, 3), np.float32), "ids": np.array([], np.int64)},
+    {"x": np.array(1.5, np.float16), "ids": np.array([True])},
+    {"x": np.arange(12, dtype=np.float32).reshape(2, 6)[:, ::2], "ids": np.array([7])},
+]
+
+
+class Counted:
+    """The samples, and which were read."""
+
+    def __init__(self) -> None:
+        self.reads: list[int] = []
+
+    def __call__(self, index: int) -> Sample:
+        self.reads.append(index)
+        sample = SAMPLES[index]
+        if sample is None:
+            raise BadCalibration("a bad sample")
+        return sample
+
+
+def attempt(samples: Digested, index: int) -> None:
+    try:
+        samples.read(index)
+    except BadCalibration:
+        assert SAMPLES[index] is None
+
+
+def plainly() -> str:
+    return feeds_digest([lambda i=i: Counted()(i) for i in range(len(SAMPLES))])
+
+
+@given(st.lists(st.integers(0, len(SAMPLES) - 1), max_size=12))
+def test_whatever_was_read_before_the_digest_is_the_same(order: list[int]) -> None:
+    samples = Digested(Counted(), len(SAMPLES))
+    for index in order:
+        attempt(samples, index)
+    assert samples() == samples() == plainly()
+
+
+def test_after_a_pass_in_order_nothing_is_read_again() -> None:
+    read = Counted()
+    samples = Digested(read, len(SAMPLES))
+    for index in range(len(SAMPLES)):
+        attempt(samples, index)
+    assert samples() == plainly()
+    assert read.reads == list(range(len(SAMPLES)))
+
+
+@pytest.mark.parametrize("change", ["value", "name", "dtype", "shape"])
+def test_other_samples_have_another_digest(change: str) -> None:
+    x = np.arange(4, dtype=np.float32)
+    others = {"value": {"x": x + 1}, "name": {"y": x}, "dtype": {"x": x.astype(np.int32)}, "shape": {"x": x[None]}}
+    assert feeds_digest([lambda: {"x": x}]) != feeds_digest([lambda: others[change]])
