@@ -9,8 +9,12 @@ PYTHON ?= python3
 VENV = .venv
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# What the tests use where it can be installed.
+EXTRAS = torch,openvino,litert,tflite-micro,ncnn
+comma = ,
+
 BUILD = pyproject.toml constraints.txt CMakeLists.txt cpp/module.cpp cpp/include/halfeven/*.hpp
-PACKAGE = src/halfeven/*.py src/halfeven/*/*.py src/halfeven/demo/*
+PACKAGE = src/halfeven/*.py src/halfeven/*/*.py src/halfeven/*/*/*.py src/halfeven/demo/*
 
 demo: $(VENV)/demo-installed
 	$(VENV)/bin/halfeven demo
@@ -31,7 +35,9 @@ $(VENV)/demo-installed: $(BUILD) $(PACKAGE) $(VENV)/made
 	touch $@
 
 $(VENV)/test-installed: $(BUILD) $(VENV)/made
-	$(PIP) -e '.[test,torch]' || { echo 'torch could not be installed: tests that need it are skipped'; $(PIP) -e '.[test]'; }
+	$(PIP) -e '.[test,$(EXTRAS)]' || { $(PIP) -e '.[test]' && for extra in $(subst $(comma), ,$(EXTRAS)); do \
+	  $(PIP) -e ".[$$extra]" || echo "$$extra could not be installed: tests that need it are skipped"; \
+	done; }
 	rm -f $(VENV)/demo-installed
 	touch $@
 
