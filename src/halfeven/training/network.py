@@ -1,0 +1,193 @@
+"""The network that is trained: a float graph in PyTorch, every planned value seen through its fake quantizer.
+
+    network = QuantizedNetwork(draft.model, draft.plan)
+    network(x)            what the quantized file computes in float, with gradients; one tensor, or a tuple, or by name
+
+What is quantized, and how, is the plan's: an activation is rounded where an operator reads it, by the quantizer of its
+group, once for all readers; a weight by its own; a bias to int32 codes of scale (input scale * weight scale), as the
+exported file holds it. So the forward pass is the QuantizeLinear/DequantizeLinear graph, in the same order.
+
+Parameters bear the names of the graph's initializers, which for a graph made from a module are those of the module
+(`conv1.weight`); quantizers are `quantizers.GROUP`. All state is in parameters and buffers: `state_dict`, `deepcopy`,
+pickling, EMA and moving to a device work as for any module.
+"""
+
+# mypy: disallow-subclassing-any=False
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from halfeven.errors import BadOption, UnsupportedModel
+from halfeven.graph.plan import Quantizer
+from halfeven.numerics.grid import IntGrid
+from halfeven.training.fake_quantize import fake_quantize
+from halfeven.training.operators import OPERATORS
+from halfeven.training.program import Constants, Instruction, Program
+from halfeven.training.pytorch import Tensor, torch
+from halfeven.training.quantizer import FakeQuantizer
+
+QUANTIZERS = "quantizers"
+Values = dict[str, Any]
+
+
+class QuantizedNetwork(torch.nn.Module):
+    """A program with its constants and quantizers.
+
+    Args:
+        program: What to run; `program_of` makes it from a graph and a plan.
+        constants: Its tensors. Those to train become parameters, the others buffers that no state_dict holds.
+        groups: The plan's quantizers that the program refers to, with parameters but for biases.
+        learn_scale: Whether scales are trained (LSQ), and `learn_zero_point` zero points of affine codes of up to 16
+            bits (LSQ+).
+
+    Raises:
+        BadOption: a group has no parameters: the plan was not calibrated.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        constants: Constants,
+        groups: Mapping[int, Quantizer],
+        *,
+        learn_scale: bool = True,
+        learn_zero_point: bool = False,
+    ) -> None:
+        super().__init__()
+        self.program = program
+        self.biases = {g: q.scheme.grid for g, q in groups.items() if q.role == "bias"}
+        self.paths = {name: _hold(self, name, tensor) for name, tensor in constants.trained.items()}
+        self.fixed = _Fixed(constants.fixed)
+        layers = {}
+        for group, quantizer in groups.items():
+            if quantizer.role != "bias":
+                layers[str(group)] = _layer(group, quantizer, learn_scale, learn_zero_point)
+        self.add_module(QUANTIZERS, torch.nn.ModuleDict(layers))
+        self.float_only = False
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
+        """The outputs, in the graph's order: a tensor if there is one, else a tuple.
+
+        Inputs in the graph's order, or by name.
+        """
+        values: Values = dict(zip(self.program.inputs, inputs, strict=False)) | named
+        missing = [name for name in self.program.inputs if name not in values]
+        if missing or len(values) != len(self.program.inputs):
+            expected = ", ".join(self.program.inputs)
+            raise BadOption(
+                f"The network takes {expected}; found {len(inputs)} inputs and {', '.join(named) or 'no'} names."
+            )
+        found = self.run(self.program, values)
+        return found[0] if len(found) == 1 else tuple(found)
+
+    def run(self, program: Program, values: Values) -> list[Tensor]:
+        """The outputs of a program; `values` are the inputs, and for a body what stands around it."""
+        seen: dict[tuple[str, int], Tensor] = {}
+        for i, instruction in enumerate(program.instructions):
+            for name, value in zip(instruction.outputs, self._results(instruction, values, seen), strict=False):
+                values[name] = value
+            for name in program.last.get(i, ()):
+                values.pop(name, None)
+                for key in [key for key in seen if key[0] == name]:
+                    del seen[key]
+        groups = program.output_groups or (None,) * len(program.outputs)
+        return [self._seen(values, seen, n, g) for n, g in zip(program.outputs, groups, strict=True)]
+
+    def _results(self, instruction: Instruction, values: Values, seen: dict[tuple[str, int], Tensor]) -> Sequence[Any]:
+        if instruction.op == "Constant":
+            return (next(v for k, v in instruction.attributes.items() if k.startswith("value")),)
+        if instruction.op == "If":
+            branch = "then_branch" if bool(self._value(values, instruction.inputs[0])) else "else_branch"
+            return self.run(instruction.bodies[branch], dict(values))
+        operands: list[Tensor | None] = []
+        for name, group in zip(instruction.inputs, instruction.groups, strict=True):
+            if not name:
+                operands.append(None)
+            elif group in self.biases and not self.float_only:
+                operands.append(self._bias(instruction, self._value(values, name), group))
+            else:
+                operands.append(self._seen(values, seen, name, group))
+        try:
+            found = OPERATORS[instruction.op](instruction.attributes, *operands)
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            shapes = ", ".join("-" if t is None else str(tuple(t.shape)) for t in operands)
+            raise UnsupportedModel(
+                f"{instruction.op} '{instruction.name}' ({shapes}) cannot be run: {error}"
+            ) from error
+        return found if isinstance(found, tuple | list) else (found,)
+
+    def _value(self, values: Values, name: str) -> Tensor:
+        if name in values:
+            return values[name]
+        path = self.paths.get(name)
+        if path is None:
+            return self.fixed[name]
+        return self.get_parameter(path)
+
+    def _seen(self, values: Values, seen: dict[tuple[str, int], Tensor], name: str, group: int | None) -> Tensor:
+        """A value through the quantizer of a group."""
+        value = self._value(values, name)
+        if group is None or self.float_only:
+            return value
+        if (name, group) not in seen:
+            seen[name, group] = self.quantizer(group)(value)
+        return seen[name, group]
+
+    def _bias(self, instruction: Instruction, bias: Tensor, group: int | None) -> Tensor:
+        """The values of int32 codes with the scale (input scale * weight scale), which is not trained through."""
+        data, weight = (self.quantizer(g) for g in instruction.groups[:2])  # biases stand in such layers only
+        with torch.no_grad():
+            scale = data.scale_and_zero_point()[0].reshape(-1) * weight.scale_and_zero_point()[0].reshape(-1)
+            scale = scale.reshape((1,) * (bias.ndim - 1) + (-1,))
+        zero = torch.zeros_like(scale, dtype=torch.int32)
+        return fake_quantize(bias, scale, zero, self.biases[group] if group is not None else IntGrid(32))
+
+    def quantizer(self, group: int | None) -> FakeQuantizer:
+        """The fake quantizer of a group of the plan."""
+        layer = getattr(self, QUANTIZERS)[str(group)]
+        assert isinstance(layer, FakeQuantizer)
+        return layer
+
+    def weights(self) -> dict[str, Tensor]:
+        """The trained tensors by the names of the graph's initializers."""
+        return {name: self.get_parameter(path) for name, path in self.paths.items()}
+
+
+def _layer(group: int, quantizer: Quantizer, learn_scale: bool, learn_zero_point: bool) -> FakeQuantizer:
+    if quantizer.params is None:
+        raise BadOption(f"Group {group} of the plan ({quantizer.reason}) has no scale: calibrate the plan first.")
+    grid = quantizer.scheme.grid
+    zero = learn_zero_point and not quantizer.scheme.symmetric and isinstance(grid, IntGrid) and grid.bits <= 16
+    return FakeQuantizer.from_params(quantizer.params, learn_scale=learn_scale, learn_zero_point=zero)
+
+
+class _Fixed(torch.nn.Module):
+    """Tensors by any name, as buffers outside the state_dict; integers stay on the CPU, where shapes are read."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.settings = {name: t for name, t in tensors.items() if not t.is_floating_point()}
+        self.order = {name: f"c{i}" for i, name in enumerate(n for n in tensors if n not in self.settings)}
+        for name, buffer in self.order.items():
+            self.register_buffer(buffer, tensors[name], persistent=False)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.settings[name] if name in self.settings else getattr(self, self.order[name])
+
+
+def _hold(root: Any, name: str, tensor: Tensor) -> str:
+    """Make a parameter of a tensor at the dotted path that its name is; where that is taken, beside it."""
+    *folders, last = name.split(".")
+    module = root
+    for folder in folders:
+        inner = module._modules.get(folder)
+        if inner is None and (not folder or hasattr(module, folder)):
+            return _hold(root, "_".join((*folders, last)) + "_", tensor)
+        if inner is None:
+            inner = torch.nn.Module()
+            module.add_module(folder, inner)
+        module = inner
+    if not last or hasattr(module, last):
+        return _hold(root, f"{name or 'tensor'}_", tensor)
+    module.register_parameter(last, torch.nn.Parameter(tensor))
+    return name if not folders else ".".join((*folders, last))
