@@ -64,6 +64,7 @@ class QuantizedNetwork(torch.nn.Module):
                 layers[str(group)] = _layer(group, quantizer, learn_scale, learn_zero_point)
         self.add_module(QUANTIZERS, torch.nn.ModuleDict(layers))
         self.float_only = False
+        self.origin: Any = None
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
         """The outputs, in the graph's order: a tensor if there is one, else a tuple.
