@@ -96,7 +96,7 @@ class QuantizedNetwork(torch.nn.Module):
 
     def _results(self, instruction: Instruction, values: Values, seen: dict[tuple[str, int], Tensor]) -> Sequence[Any]:
         if instruction.op == "Constant":
-            return (next(v for k, v in instruction.attributes.items() if k.startswith("value")),)
+            return (instruction.attributes["value"],)
         if instruction.op == "If":
             branch = "then_branch" if bool(self._value(values, instruction.inputs[0])) else "else_branch"
             return self.run(instruction.bodies[branch], dict(values))

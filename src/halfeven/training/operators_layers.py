@@ -76,6 +76,8 @@ def _conv_transpose(attributes: Attributes, x: Tensor, weight: Tensor, bias: Ten
     if "output_shape" in attributes:
         cut = [max(size - int(want), 0) for size, want in zip(sizes, attributes["output_shape"], strict=True)]
         upper = _text(attributes, "auto_pad", "NOTSET") == "SAME_UPPER"
+        short = [max(int(want) - size, 0) for size, want in zip(sizes, attributes["output_shape"], strict=True)]
+        extra = [e + more for e, more in zip(extra, short, strict=True)]
         pads = [(c // 2, c - c // 2) if upper else (c - c // 2, c // 2) for c in cut]
     elif _text(attributes, "auto_pad", "NOTSET").startswith("SAME"):
         cut = [max(k + e - s, 0) for k, e, s in zip(kernel, extra, strides, strict=True)]
@@ -148,15 +150,22 @@ def _lp_pool(attributes: Attributes, x: Tensor) -> Tensor:
 
 
 def _batch_norm(attributes: Attributes, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    if attributes.get("training_mode", 0):
+        raise UnsupportedModel("A BatchNormalization in training mode was found; export the network for inference.")
     return F.batch_norm(x, mean, var, scale, bias, False, 0.0, float(attributes.get("epsilon", 1e-5)))
 
 
-def _layer_norm(attributes: Attributes, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+def _layer_norm(attributes: Attributes, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> tuple[Tensor, ...]:
     axis = int(attributes.get("axis", -1)) % x.ndim
     epsilon = float(attributes.get("epsilon", 1e-5))
     shape = x.shape[axis:]
     weight = scale.expand(shape)
-    return F.layer_norm(x, shape, weight, None if bias is None else bias.expand(shape), epsilon)
+    y = F.layer_norm(x, shape, weight, None if bias is None else bias.expand(shape), epsilon)
+    if int(attributes.get("outputs", 1)) == 1:
+        return (y,)
+    axes = list(range(axis, x.ndim))
+    mean = x.mean(axes, keepdim=True)
+    return y, mean, torch.rsqrt(((x - mean) ** 2).mean(axes, keepdim=True) + epsilon)
 
 
 def _instance_norm(attributes: Attributes, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:

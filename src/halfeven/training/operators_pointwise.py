@@ -164,7 +164,7 @@ def _cumulate(attributes: Attributes, x: Tensor, axis: Tensor) -> Tensor:
     dim = int(axis)
     if attributes.get("reverse", 0):
         x = x.flip(dim)
-    total = x.cumsum(dim)
+    total = x.cumsum(dim).to(x.dtype)
     if attributes.get("exclusive", 0):
         total = total - x
     return total.flip(dim) if attributes.get("reverse", 0) else total

@@ -37,15 +37,20 @@ def _resize(
     wanted, given = integers(sizes), [] if scales is None else [float(s) for s in scales.reshape(-1).tolist()]
     if _word(attributes, "keep_aspect_ratio_policy", "stretch") != "stretch":
         raise UnsupportedModel("A Resize that keeps the aspect ratio was found; training knows it only stretching.")
-    if mode == "cubic":
-        return _cubic(attributes, x, axes, wanted, given)
+    if attributes.get("antialias", 0) or attributes.get("exclude_outside", 0):
+        raise UnsupportedModel("A Resize with antialias or exclude_outside was found; training knows it without.")
     for i, axis in enumerate(axes):
         size = x.shape[axis]
         length = wanted[i] if wanted else math.floor(size * given[i])
         scale = length / size if wanted else given[i]
-        if length != size or scale != 1.0:
-            at = _coordinates(attributes, length, size, scale, x.device)
-            x = _pick_nearest(attributes, x, axis, at) if mode == "nearest" else _pick_linear(x, axis, at)
+        if length == size and scale == 1.0:
+            continue
+        at = _coordinates(attributes, length, size, scale, x.device)
+        if mode == "nearest":
+            x = _pick_nearest(attributes, x, axis, at)
+        else:
+            a = float(attributes.get("cubic_coeff_a", -0.75))
+            x = _pick_linear(x, axis, at) if mode == "linear" else _pick_cubic(x, axis, at, a)
     return x
 
 
@@ -55,11 +60,14 @@ def _coordinates(attributes: Attributes, length: int, size: int, scale: float, d
         case "asymmetric":
             return out / scale
         case "align_corners":
-            return out * ((size - 1) / (length - 1)) if length > 1 else out * 0
+            return out * ((size - 1) / (size * scale - 1)) if size * scale != 1 else out * 0
         case "pytorch_half_pixel" if length == 1:
             return out * 0
         case "half_pixel" | "pytorch_half_pixel":
             return (out + 0.5) / scale - 0.5
+        case "half_pixel_symmetric":
+            centre = size / 2 * (1 - length / (size * scale))
+            return centre + (out + 0.5) / scale - 0.5
         case other:
             raise UnsupportedModel(f"A Resize with coordinates '{other}' was found; training has no such.")
 
@@ -86,15 +94,18 @@ def _pick_linear(x: Tensor, axis: int, at: Tensor) -> Tensor:
     return first * (1 - share) + second * share
 
 
-def _cubic(attributes: Attributes, x: Tensor, axes: list[int], wanted: list[int], given: list[float]) -> Tensor:
-    kind = _word(attributes, "coordinate_transformation_mode", "half_pixel")
-    plain = (
-        axes[-2:] == [x.ndim - 2, x.ndim - 1] and x.ndim == 4 and float(attributes.get("cubic_coeff_a", -0.75)) == -0.75
-    )
-    if not plain or kind not in ("half_pixel", "pytorch_half_pixel", "align_corners"):
-        raise UnsupportedModel("A cubic Resize of this kind was found; training knows that of pictures, as PyTorch's.")
-    size = wanted[-2:] if wanted else [math.floor(n * s) for n, s in zip(x.shape[-2:], given[-2:], strict=True)]
-    return F.interpolate(x, size, mode="bicubic", align_corners=kind == "align_corners")
+def _pick_cubic(x: Tensor, axis: int, at: Tensor, a: float) -> Tensor:
+    """Keys' kernel over four neighbours; those outside are the nearest inside."""
+    low = at.floor()
+    shape = [-1 if i == axis else 1 for i in range(x.ndim)]
+    total: Tensor = 0.0
+    for offset in (-1, 0, 1, 2):
+        d = (at - (low + offset)).abs()
+        near = ((a + 2) * d - (a + 3)) * d * d + 1
+        far = ((d - 5) * d + 8) * d * a - 4 * a
+        weight = torch.where(d <= 1, near, far).reshape(shape)
+        total = total + x.index_select(axis, (low + offset).long().clamp(0, x.shape[axis] - 1)) * weight
+    return total
 
 
 # ---------------------------------------------------------------------------------------------------- recurrent

@@ -123,6 +123,8 @@ def _scatter_elements(attributes: Attributes, x: Tensor, indices: Tensor, update
     indices = indices.to(x.device)
     at = torch.where(indices < 0, indices + x.shape[axis], indices)
     kind = attributes.get("reduction", "none")
+    if kind not in ("none", "add"):
+        raise UnsupportedModel(f"ScatterElements with reduction {kind!r} was found; training knows none and add.")
     return x.scatter_add(axis, at, updates) if kind == "add" else x.scatter(axis, at, updates)
 
 
@@ -191,15 +193,17 @@ def _one_hot(attributes: Attributes, indices: Tensor, depth: Tensor, values: Ten
     off, on = values[0], values[1]
     axis = int(attributes.get("axis", -1))
     places = torch.arange(count, device=indices.device)
-    hot = (indices.long() % count).unsqueeze(-1) == places
+    at = indices.long()
+    hot = torch.where(at < 0, at + count, at).unsqueeze(-1) == places
     out = torch.where(hot, on.to(indices.device), off.to(indices.device))
     return out.movedim(-1, axis) if axis != -1 else out
 
 
 def _top_k(attributes: Attributes, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     axis, largest = int(attributes.get("axis", -1)), bool(attributes.get("largest", 1))
-    values, indices = x.topk(int(k.reshape(-1)[0]), dim=axis, largest=largest, sorted=bool(attributes.get("sorted", 1)))
-    return values, indices
+    values, indices = x.sort(dim=axis, descending=largest, stable=True)  # of equal values the first counts
+    count = int(k.reshape(-1)[0])
+    return values.narrow(axis, 0, count), indices.narrow(axis, 0, count)
 
 
 def _trilu(attributes: Attributes, x: Tensor, k: Tensor | None = None) -> Tensor:
@@ -219,14 +223,23 @@ def _depth_to_space(attributes: Attributes, x: Tensor) -> Tensor:
 
 def _space_to_depth(attributes: Attributes, x: Tensor) -> Tensor:
     n, c, h, w = x.shape
-    b = int(attributes["blocksize"])
-    parts = x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4)
+    b, mode = int(attributes["blocksize"]), attributes.get("mode", "DCR")
+    order = (0, 1, 3, 5, 2, 4) if mode in ("CRD", b"CRD") else (0, 3, 5, 1, 2, 4)
+    parts = x.reshape(n, c, h // b, b, w // b, b).permute(order)
     return parts.reshape(n, c * b * b, h // b, w // b)
+
+
+def _dropout(
+    attributes: Attributes, x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    if training is not None and bool(training):
+        raise UnsupportedModel("A Dropout in training mode was found; export the network for inference.")
+    return x, torch.ones_like(x, dtype=torch.bool)
 
 
 SHAPES: dict[str, Operator] = {
     "Identity": lambda attributes, x: x,
-    "Dropout": lambda attributes, x, *rest: x,
+    "Dropout": _dropout,
     "Shape": _shape,
     "Size": lambda attributes, x: torch.tensor(x.numel(), dtype=torch.int64),
     "Reshape": _reshape,

@@ -138,10 +138,24 @@ def _instruction(node: ir.Node, plan: Plan) -> Instruction:
         else:
             value = attribute.value
             attributes[name] = tuple(value) if isinstance(value, list | tuple) else value
+    if node.op_type == "Constant":
+        attributes = {"value": _constant(attributes)}
     names = tuple("" if value is None else value.name or "" for value in node.inputs)
     groups = tuple(_group(plan, value, node.name or "", port) for port, value in enumerate(names))
     outputs = tuple(value.name or "" for value in node.outputs)
     return Instruction(node.op_type, node.name or "", names, outputs, attributes, groups, bodies)
+
+
+def _constant(attributes: dict[str, Any]) -> Tensor:
+    """The tensor of a Constant node."""
+    for name, value in attributes.items():
+        if name == "value":
+            return value
+        if name in ("value_int", "value_ints"):
+            return torch.tensor(value, dtype=torch.int64)
+        if name in ("value_float", "value_floats"):
+            return torch.tensor(value, dtype=torch.float32)
+    raise UnsupportedModel(f"A Constant with {', '.join(attributes)} was found, which is no tensor of numbers.")
 
 
 def _group(plan: Plan, value: str, node: str, port: int) -> int | None:
