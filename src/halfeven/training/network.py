@@ -20,13 +20,14 @@ from typing import Any
 from halfeven.errors import BadOption, UnsupportedModel
 from halfeven.graph.plan import Quantizer
 from halfeven.numerics.grid import IntGrid
+from halfeven.training.batchnorm import LiveNorm
 from halfeven.training.fake_quantize import fake_quantize
 from halfeven.training.operators import OPERATORS
 from halfeven.training.program import Constants, Instruction, Program
 from halfeven.training.pytorch import Tensor, torch
 from halfeven.training.quantizer import FakeQuantizer
 
-QUANTIZERS = "quantizers"
+QUANTIZERS, NORMS = "quantizers", "norms"
 Values = dict[str, Any]
 
 
@@ -37,6 +38,7 @@ class QuantizedNetwork(torch.nn.Module):
         program: What to run; `program_of` makes it from a graph and a plan.
         constants: Its tensors. Those to train become parameters, the others buffers that no state_dict holds.
         groups: The plan's quantizers that the program refers to, with parameters but for biases.
+        norms: BatchNormalization that is kept alive, and how; `live_norms` finds it.
         learn_scale: Whether scales are trained (LSQ), and `learn_zero_point` zero points of affine codes of up to 16
             bits (LSQ+).
 
@@ -49,6 +51,7 @@ class QuantizedNetwork(torch.nn.Module):
         program: Program,
         constants: Constants,
         groups: Mapping[int, Quantizer],
+        norms: Mapping[str, LiveNorm] | None = None,
         *,
         learn_scale: bool = True,
         learn_zero_point: bool = False,
@@ -56,8 +59,12 @@ class QuantizedNetwork(torch.nn.Module):
         super().__init__()
         self.program = program
         self.biases = {g: q.scheme.grid for g, q in groups.items() if q.role == "bias"}
-        self.paths = {name: _hold(self, name, tensor) for name, tensor in constants.trained.items()}
+        norms = norms or {}
+        moving = {name for live in norms.values() for name in (live.norm.mean, live.norm.variance)}
+        self.paths = {n: _hold(self, n, t, learned=n not in moving) for n, t in constants.trained.items()}
         self.fixed = _Fixed(constants.fixed)
+        self.places = {name: f"layer{i}" for i, name in enumerate(norms)}
+        self.add_module(NORMS, torch.nn.ModuleDict({self.places[n]: live for n, live in norms.items()}))
         layers = {}
         for group, quantizer in groups.items():
             if quantizer.role != "bias":
@@ -100,6 +107,8 @@ class QuantizedNetwork(torch.nn.Module):
         if instruction.op == "If":
             branch = "then_branch" if bool(self._value(values, instruction.inputs[0])) else "else_branch"
             return self.run(instruction.bodies[branch], dict(values))
+        if instruction.name in self.places:
+            return (self._normed(instruction, values, seen),)
         operands: list[Tensor | None] = []
         for name, group in zip(instruction.inputs, instruction.groups, strict=True):
             if not name:
@@ -123,7 +132,29 @@ class QuantizedNetwork(torch.nn.Module):
         path = self.paths.get(name)
         if path is None:
             return self.fixed[name]
-        return self.get_parameter(path)
+        return self._at(path)
+
+    def _at(self, path: str) -> Tensor:
+        folder, _, last = path.rpartition(".")
+        return getattr(self.get_submodule(folder), last)
+
+    def _normed(self, instruction: Instruction, values: Values, seen: dict[tuple[str, int], Tensor]) -> Tensor:
+        """A layer and the normalization that is alive behind it."""
+        live = getattr(self, NORMS)[self.places[instruction.name]]
+        operator, attributes, groups = OPERATORS[instruction.op], instruction.attributes, (*instruction.groups, None)
+        x = self._seen(values, seen, instruction.inputs[0], groups[0])
+
+        def plain(weight: Tensor, bias: Tensor | None) -> Tensor:
+            return operator(attributes, x, weight, bias)
+
+        def quantized(weight: Tensor, bias: Tensor | None, rounded: bool) -> Tensor:
+            if not self.float_only and groups[1] is not None:
+                weight = self.quantizer(groups[1])(weight)
+            if not self.float_only and rounded and bias is not None and groups[2] in self.biases:
+                bias = self._bias(instruction, bias, groups[2])
+            return operator(attributes, x, weight, bias)
+
+        return live({name: self._at(self.paths[name]) for name in live.norm.tensors}, plain, quantized)
 
     def _seen(self, values: Values, seen: dict[tuple[str, int], Tensor], name: str, group: int | None) -> Tensor:
         """A value through the quantizer of a group."""
@@ -150,8 +181,12 @@ class QuantizedNetwork(torch.nn.Module):
         return layer
 
     def weights(self) -> dict[str, Tensor]:
-        """The trained tensors by the names of the graph's initializers."""
-        return {name: self.get_parameter(path) for name, path in self.paths.items()}
+        """The tensors by the names that the graph's initializers have; running statistics too."""
+        return {name: self._at(path) for name, path in self.paths.items()}
+
+    def live_norms(self) -> dict[str, LiveNorm]:
+        """The normalizations that are alive, by the name of their layer."""
+        return {name: getattr(self, NORMS)[place] for name, place in self.places.items()}
 
 
 def _layer(group: int, quantizer: Quantizer, learn_scale: bool, learn_zero_point: bool) -> FakeQuantizer:
@@ -176,19 +211,22 @@ class _Fixed(torch.nn.Module):
         return self.settings[name] if name in self.settings else getattr(self, self.order[name])
 
 
-def _hold(root: Any, name: str, tensor: Tensor) -> str:
-    """Make a parameter of a tensor at the dotted path that its name is; where that is taken, beside it."""
+def _hold(root: Any, name: str, tensor: Tensor, *, learned: bool) -> str:
+    """Make a parameter, or a buffer, of a tensor at the dotted path that its name is; where that is taken, beside it."""
     *folders, last = name.split(".")
     module = root
     for folder in folders:
         inner = module._modules.get(folder)
         if inner is None and (not folder or hasattr(module, folder)):
-            return _hold(root, "_".join((*folders, last)) + "_", tensor)
+            return _hold(root, "_".join((*folders, last)) + "_", tensor, learned=learned)
         if inner is None:
             inner = torch.nn.Module()
             module.add_module(folder, inner)
         module = inner
     if not last or hasattr(module, last):
-        return _hold(root, f"{name or 'tensor'}_", tensor)
-    module.register_parameter(last, torch.nn.Parameter(tensor))
+        return _hold(root, f"{name or 'tensor'}_", tensor, learned=learned)
+    if learned:
+        module.register_parameter(last, torch.nn.Parameter(tensor))
+    else:
+        module.register_buffer(last, tensor)
     return name if not folders else ".".join((*folders, last))

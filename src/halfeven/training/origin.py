@@ -6,7 +6,9 @@ draft, so nothing stands between training and the file.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal, cast
 
 import onnx
 import onnx_ir as ir
@@ -14,9 +16,13 @@ import onnx_ir as ir
 from halfeven.draft import Draft
 from halfeven.errors import BadOption
 from halfeven.graph.plan import Plan
+from halfeven.numerics.grid import IntGrid
+from halfeven.numerics.scheme import QParams
 from halfeven.targets import target_named
+from halfeven.training.batchnorm import Kind, LiveNorm, Normed, live_norms
 from halfeven.training.network import QuantizedNetwork
-from halfeven.training.program import constants_of, program_of
+from halfeven.training.program import Constants, constants_of, program_of, tensor_of
+from halfeven.training.pytorch import Tensor, torch
 
 
 @dataclass(frozen=True)
@@ -45,19 +51,58 @@ class Origin:
         return Draft(model, target_named(self.target), Plan.from_json(json.loads(self.plan)))
 
 
-def network_of(draft: Draft, *, learn_scale: bool = True, learn_zero_point: bool = False) -> QuantizedNetwork:
+def network_of(
+    draft: Draft,
+    source: ir.Model | None = None,
+    *,
+    batchnorm: Kind | Literal["folded"] = "krishnamoorthi",
+    learn_scale: bool = True,
+    learn_zero_point: bool = False,
+) -> QuantizedNetwork:
     """The network that trains a calibrated draft.
+
+    Args:
+        draft: With parameters for every group.
+        source: The float model that the draft was prepared from; with it BatchNormalization behind a convolution is
+            kept alive, as `batchnorm` says (see `training.batchnorm`), unless that is "folded".
+        batchnorm: What becomes of BatchNormalization.
+        learn_scale: Whether scales are trained.
+        learn_zero_point: Whether zero points are.
 
     Raises:
         UnsupportedModel: an operator that PyTorch does not run here.
         BadOption: a group of the plan has no parameters.
     """
     program, constants = program_of(draft.model, draft.plan), constants_of(draft.model)
+    norms: dict[str, LiveNorm] = {}
+    if source is not None and batchnorm != "folded":
+        found, before = live_norms(source, draft.model)
+        norms = {name: LiveNorm(norm, batchnorm) for name, norm in found.items()}
+        constants = _unfolded(constants, draft.model, found, before)
     network = QuantizedNetwork(
-        program, constants, draft.plan.groups, learn_scale=learn_scale, learn_zero_point=learn_zero_point
+        program, constants, draft.plan.groups, norms, learn_scale=learn_scale, learn_zero_point=learn_zero_point
     )
     network.origin = Origin.of(draft)
     return network
+
+
+def _unfolded(constants: Constants, folded: ir.Model, norms: Mapping[str, Normed], before: ir.Model) -> Constants:
+    """Constants with the tensors of layers and normalizations in place of those folded from them."""
+    gone = {
+        value.name
+        for node in folded.graph
+        if node.name in norms
+        for value in node.inputs[1:3]
+        if value is not None and len(value.uses()) == 1
+    }
+    trained = {name: tensor for name, tensor in constants.trained.items() if name not in gone}
+    fixed = {name: tensor for name, tensor in constants.fixed.items() if name not in gone}
+    for norm in norms.values():
+        for name in norm.tensors:
+            tensor = before.graph.initializers[name].const_value
+            assert tensor is not None
+            trained[name] = tensor_of(tensor)
+    return Constants(trained, fixed)
 
 
 def draft_of(network: QuantizedNetwork) -> Draft:
@@ -66,16 +111,30 @@ def draft_of(network: QuantizedNetwork) -> Draft:
     Raises:
         BadOption: training has made a scale or a weight infinite or NaN; it is named.
     """
-    draft = network.origin.draft()
-    values = {
-        v.name: v for graph in (draft.model.graph, *draft.model.graph.subgraphs()) for v in graph.initializers.values()
-    }
-    for name, weight in network.weights().items():
+    draft: Draft = network.origin.draft()
+    graphs = (draft.model.graph, *draft.model.graph.subgraphs())
+    values = {v.name: v for graph in graphs for v in graph.initializers.values()}
+    for name, weight in _trained(network, draft).items():
         if not bool(weight.isfinite().all()):
             raise BadOption(f"Weight '{name}' is not finite any more: training diverged. Lower the learning rate.")
         values[name].const_value = ir.tensor(weight.detach().cpu().float().numpy().copy(), name=name)
-    groups = {}
-    for group, quantizer in draft.plan.groups.items():
-        trained = quantizer.role != "bias"
-        groups[group] = replace(quantizer, params=network.quantizer(group).to_params()) if trained else quantizer
+    groups = dict(draft.plan.groups)
+    for group, quantizer in groups.items():
+        if quantizer.role != "bias":
+            params = cast("QParams[IntGrid]", network.quantizer(group).to_params())
+            groups[group] = replace(quantizer, params=params)
     return replace(draft, plan=replace(draft.plan, groups=groups))
+
+
+def _trained(network: QuantizedNetwork, draft: Draft) -> dict[str, Tensor]:
+    """The tensors of the folded graph: those trained as they are, and those folded now as in evaluation."""
+    tensors, live = network.weights(), network.live_norms()
+    alone = {name for norm in live.values() for name in norm.norm.tensors}
+    found = {name: tensor for name, tensor in tensors.items() if name not in alone}
+    for node in draft.model.graph:
+        norm = live.get(node.name or "")
+        if norm is not None:
+            with torch.no_grad():
+                parts = norm.folded(tensors, tensors[norm.norm.mean], tensors[norm.norm.variance])
+            found.update({v.name or "": part for v, part in zip(node.inputs[1:3], parts, strict=True) if v is not None})
+    return found

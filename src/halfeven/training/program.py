@@ -87,7 +87,8 @@ def constants_of(model: ir.Model) -> Constants:
         for port, value in enumerate(node.inputs)
         if value is not None and port in FIXED_PORTS.get(node.op_type, ())
     }
-    trained, fixed = {}, {}
+    trained: dict[str, Tensor] = {}
+    fixed: dict[str, Tensor] = {}
     for graph in (model.graph, *model.graph.subgraphs()):
         for name, value in graph.initializers.items():
             tensor = value.const_value

@@ -1,0 +1,186 @@
+"""BatchNormalization kept alive while its layer is trained quantized, folded as the exported file will have it.
+
+A layer y = x * W + b followed by normalization becomes one layer with
+
+    W' = W * gamma / sigma        b' = beta + (b - mu) * gamma / sigma        sigma = sqrt(variance + epsilon)
+
+Quantized is W', as on the device. What mu and sigma are, in training:
+
+    jacob            of the batch, from a float pass over the layer first; W' and b' are quantized with them (Jacob et
+                     al. 2018, arXiv:1712.05877, section 3.2, figure C.8)
+    krishnamoorthi   sigma is the running one in W', so that weights do not jitter with the batch; the output of the
+                     quantized layer is then normalized by its own batch, in float (Krishnamoorthi 2018,
+                     arXiv:1806.08342, section 3.2.2, figure 12). One pass, where jacob takes two
+    frozen           the running ones, in training as in evaluation: what the exported file computes
+
+Running statistics move by `momentum` as PyTorch's do, the variance being that of n - 1. In evaluation both kinds are
+the frozen one.
+"""
+
+# mypy: disallow-subclassing-any=False
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from halfeven.graph import ops
+from halfeven.graph.constants import fold_constants, lift_constants
+from halfeven.graph.names import name_everything
+from halfeven.graph.prepare import inline_functions
+from halfeven.graph.shapes import infer_shapes
+from halfeven.training.pytorch import Tensor, torch
+
+Kind = Literal["jacob", "krishnamoorthi", "frozen"]
+LAYERS = ("Conv", "ConvTranspose")
+MOMENTUM = 0.1
+DEAD = 1e-6
+
+
+@dataclass(frozen=True)
+class Normed:
+    """Initializers of a layer and of the normalization behind it, by name; `bias` is empty if the layer has none."""
+
+    layer: str
+    weight: str
+    bias: str
+    scale: str
+    shift: str
+    mean: str
+    variance: str
+    epsilon: float
+    axis: int
+    """Of the weight's output channels."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors to train."""
+        return tuple(n for n in (self.weight, self.bias, self.scale, self.shift) if n)
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.names, self.mean, self.variance)
+
+
+def live_norms(source: ir.Model, folded: ir.Model) -> tuple[dict[str, Normed], ir.Model]:
+    """The normalizations that were folded into a layer of `folded`, by that layer's name; and the graph before.
+
+    `source` is the graph that `prepare` made `folded` of. Of a group of layers that share a weight, or where more was
+    folded than one normalization, none is live: those are trained as they were folded.
+    """
+    before = source.clone()
+    inline_functions(before)
+    name_everything(before)
+    lift_constants(before)
+    fold_constants(before)
+    infer_shapes(before)
+    layers = {node.name: node for node in folded.graph}
+    found = {}
+    for node in before.graph:
+        maker = node.inputs[0].producer() if node.op_type == "BatchNormalization" and node.inputs[0] else None
+        if maker is None or maker.op_type not in LAYERS or len(maker.outputs[0].uses()) != 1:
+            continue
+        after = layers.get(maker.name)
+        norm = _normed(maker, node)
+        if norm is not None and after is not None and after.outputs[0].name == node.outputs[0].name:
+            weight, expected = ops.constant_of(after.inputs[1]), _folded_weight(before, norm)
+            if weight is not None and np.allclose(weight.numpy(), expected, rtol=1e-5, atol=1e-7):
+                found[maker.name or ""] = norm
+    return found, before
+
+
+def _normed(layer: ir.Node, norm: ir.Node) -> Normed | None:
+    values = [*layer.inputs[1:3], *([None] if len(layer.inputs) < 3 else []), *norm.inputs[1:5]]
+    tensors = [ops.constant_of(v) for v in values]
+    shared = values[0] is None or len(values[0].uses()) != 1
+    grouped = layer.op_type == "ConvTranspose" and int(ops.attribute(layer, "group", 1)) != 1
+    if shared or grouped or any(t is None and i != 1 for i, t in enumerate(tensors)):
+        return None
+    names = ["" if v is None else v.name or "" for v in values]
+    weight, bias, scale, shift, mean, variance = names
+    epsilon = float(ops.attribute(norm, "epsilon", 1e-5))
+    axis = 1 if layer.op_type == "ConvTranspose" else 0
+    return Normed(layer.name or "", weight, bias, scale, shift, mean, variance, epsilon, axis)
+
+
+def _folded_weight(model: ir.Model, norm: Normed) -> np.ndarray:
+    weight, scale, variance = (
+        np.asarray(model.graph.initializers[n].const_value.numpy(), np.float64)  # type: ignore[union-attr]
+        for n in (norm.weight, norm.scale, norm.variance)
+    )
+    gain = scale / np.sqrt(variance + norm.epsilon)
+    return np.asarray(weight * gain.reshape([-1 if i == norm.axis else 1 for i in range(weight.ndim)]))
+
+
+class LiveNorm(torch.nn.Module):
+    """The normalization of one layer. It holds its kind and counts; tensors are its network's.
+
+    `kind` may be changed at any time: "frozen" is the freeze.
+    """
+
+    def __init__(self, norm: Normed, kind: Kind, momentum: float = MOMENTUM) -> None:
+        super().__init__()
+        self.norm, self.kind, self.momentum = norm, kind, momentum
+
+    def folded(self, tensors: Mapping[str, Tensor], mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """W' and b' with these statistics."""
+        norm = self.norm
+        weight, gain = tensors[norm.weight], tensors[norm.scale] / torch.sqrt(variance + norm.epsilon)
+        bias = tensors[norm.bias] - mean if norm.bias else -mean
+        shape = [-1 if i == norm.axis else 1 for i in range(weight.ndim)]
+        return weight * gain.reshape(shape), tensors[norm.shift] + bias * gain
+
+    def forward(
+        self,
+        tensors: Mapping[str, Tensor],
+        plain: Callable[[Tensor, Tensor | None], Tensor],
+        quantized: Callable[[Tensor, Tensor | None, bool], Tensor],
+    ) -> Tensor:
+        """The layer's output.
+
+        Args:
+            tensors: What `norm` names.
+            plain: The layer in float, of a weight and a bias.
+            quantized: The layer with its weight quantized; its bias too if so asked.
+        """
+        mean, variance = tensors[self.norm.mean], tensors[self.norm.variance]
+        if not self.training or self.kind == "frozen":
+            weight, bias = self.folded(tensors, mean, variance)
+            return quantized(weight, bias, True)
+        if self.kind == "jacob":
+            raw = plain(tensors[self.norm.weight], tensors[self.norm.bias] if self.norm.bias else None)
+            own_mean, own_variance = _statistics(raw)
+            weight, bias = self.folded(tensors, own_mean, own_variance)
+            out = quantized(weight, bias, True)
+        else:
+            weight, _ = self.folded(tensors, mean, variance)
+            raw = quantized(weight, None, False)
+            shape = [1, -1] + [1] * (raw.ndim - 2)
+            middle, spread = _statistics(raw)
+            gain = (tensors[self.norm.scale] / torch.sqrt(variance + self.norm.epsilon)).detach()
+            alive = gain.abs() > DEAD  # a channel that is multiplied by nothing says nothing about its statistics
+            safe = torch.where(alive, gain, 1.0)
+            own_variance = torch.where(alive, spread / safe**2, variance)
+            own_mean = torch.where(alive, middle / safe, mean)
+            if self.norm.bias:
+                own_mean = own_mean + torch.where(alive, tensors[self.norm.bias], 0.0)
+            ratio = torch.sqrt(variance + self.norm.epsilon) / torch.sqrt(own_variance + self.norm.epsilon)
+            out = (raw - middle.reshape(shape)) * ratio.reshape(shape) + tensors[self.norm.shift].reshape(shape)
+        count = raw.numel() // raw.shape[1]
+        with torch.no_grad():
+            mean.lerp_(own_mean, self.momentum)
+            variance.lerp_(own_variance * (count / max(count - 1, 1)), self.momentum)
+        return out
+
+    def extra_repr(self) -> str:
+        """`layer, kind`."""
+        return f"{self.norm.layer}, {self.kind}"
+
+
+def _statistics(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel, axis 1."""
+    axes = [i for i in range(raw.ndim) if i != 1]
+    return raw.mean(axes), raw.var(axes, unbiased=False)
