@@ -212,7 +212,7 @@ class _Fixed(torch.nn.Module):
 
 
 def _hold(root: Any, name: str, tensor: Tensor, *, learned: bool) -> str:
-    """Make a parameter, or a buffer, of a tensor at the dotted path that its name is; where that is taken, beside it."""
+    """Make a parameter, or a buffer, of a tensor at the dotted path that its name is; beside it where it is taken."""
     *folders, last = name.split(".")
     module = root
     for folder in folders:

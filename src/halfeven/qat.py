@@ -1,0 +1,122 @@
+"""Quantization-aware training: prepare a network, train it with your own loop, export what was trained.
+
+    network = halfeven.prepare(module, example_inputs, data=calibration)      an nn.Module
+    ... your loop: optimizer, scheduler, AMP, DDP ...
+    halfeven.export(network, "model.onnx")
+    halfeven.restore(module, network)                                         the weights, back in your module
+
+What `prepare` returns is the quantized graph itself: ranges are calibrated as by `quantize`, and the exported file
+computes what its forward pass does. PyTorch is imported when a function is called.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from halfeven import api
+from halfeven.draft import Draft, Progress, no_progress
+from halfeven.errors import BadOption
+from halfeven.graph.model import load
+from halfeven.graph.plan import Plan
+from halfeven.run import torch as from_torch
+
+if TYPE_CHECKING:
+    from halfeven.training.network import QuantizedNetwork
+
+SKIPPED = ("equalize", "gptq")  # they choose weights, which training does
+
+
+def prepare(
+    model: api.Model,
+    example_inputs: Any = None,
+    *,
+    data: Any = None,
+    target: str | None = None,
+    plan: Plan | str | Path | None = None,
+    batchnorm: str = "krishnamoorthi",
+    learn_scale: bool = True,
+    learn_zero_point: bool = False,
+    progress: Progress = no_progress,
+    **options: Any,
+) -> QuantizedNetwork:
+    """A network to train, from a module, an ONNX model or a path.
+
+    Args:
+        model: torch.nn.Module (then with `example_inputs`), path or ONNX model.
+        example_inputs: What the module's forward takes; without `data` the ranges are calibrated with it.
+        data: To calibrate with, as for `quantize`.
+        target: Name of the target.
+        plan: A plan to follow, calibrated or not.
+        batchnorm: "krishnamoorthi", "jacob" or "frozen" keep BatchNormalization behind a convolution alive, as
+            `training.batchnorm` says; "folded" trains the folded weights.
+        learn_scale: Train scales by LSQ; else they stay as calibrated.
+        learn_zero_point: Train zero points too (LSQ+).
+        progress: Called with (task, done, total).
+        options: Those of the steps, as for `quantize`; `prefer` is "size" if not given: all is quantized that can be.
+
+    Raises:
+        QuantError: one of its children says what is wrong with model, data or options.
+    """
+    from halfeven.training.origin import network_of
+
+    if batchnorm not in (kinds := ("krishnamoorthi", "jacob", "frozen", "folded")):
+        raise BadOption(f"batchnorm {batchnorm!r}: choose one of {', '.join(kinds)}.")
+    given = [example_inputs] if data is None and example_inputs is not None else data
+    source: api.Model = model
+    if from_torch.is_module(model):
+        if example_inputs is None:
+            raise BadOption("A torch module needs example_inputs: what its forward takes, to trace it.")
+        source, _ = from_torch.from_module(model, example_inputs)
+    source = load(source)
+    result = api.quantize(
+        source,
+        given,
+        target=target,
+        plan=plan,
+        verify=False,
+        skip=SKIPPED,
+        progress=progress,
+        **{"prefer": "size", **options},
+    )
+    return network_of(
+        result.draft,
+        source,
+        batchnorm=batchnorm,  # type: ignore[arg-type]
+        learn_scale=learn_scale,
+        learn_zero_point=learn_zero_point,
+    )
+
+
+def export(trained: Draft | QuantizedNetwork, path: str | Path, format: str | None = None) -> tuple[str, ...]:
+    """Write a calibrated draft or a trained network: as `api.export` does, whose arguments and errors these are."""
+    if isinstance(trained, Draft):
+        return api.export(trained, path, format)
+    from halfeven.training.origin import draft_of
+
+    return api.export(draft_of(trained), path, format)
+
+
+def restore(module: Any, network: QuantizedNetwork) -> Any:
+    """Give the weights of a trained network back to the module it was made from; returns the module.
+
+    Raises:
+        BadOption: a parameter of the module was folded into another, or has another shape.
+    """
+    import torch
+
+    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    trained = network.weights()
+    lost = [name for name, _ in module.named_parameters() if name not in trained]
+    if lost:
+        raise BadOption(
+            f"'{lost[0]}' of the module is not in the trained network (one of {len(lost)}): it was folded into its "
+            "layer. Prepare with batchnorm='krishnamoorthi', and from this module."
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if name in trained:
+                if tensor.shape != trained[name].shape:
+                    raise BadOption(f"'{name}' has shape {tuple(tensor.shape)}, trained {tuple(trained[name].shape)}.")
+                tensor.copy_(trained[name])
+    return module
