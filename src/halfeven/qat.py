@@ -35,7 +35,7 @@ def prepare(
     target: str | None = None,
     plan: Plan | str | Path | None = None,
     batchnorm: str = "krishnamoorthi",
-    learn_scale: bool = True,
+    scales: str = "log",
     learn_zero_point: bool = False,
     progress: Progress = no_progress,
     **options: Any,
@@ -50,7 +50,8 @@ def prepare(
         plan: A plan to follow, calibrated or not.
         batchnorm: "krishnamoorthi", "jacob" or "frozen" keep BatchNormalization behind a convolution alive, as
             `training.batchnorm` says; "folded" trains the folded weights.
-        learn_scale: Train scales by LSQ; else they stay as calibrated.
+        scales: "log" trains the logarithm of each scale, "linear" the scale itself (LSQ as published; give it a rate of
+            its own), "fixed" leaves them as calibrated.
         learn_zero_point: Train zero points too (LSQ+).
         progress: Called with (task, done, total).
         options: Those of the steps, as for `quantize`; `prefer` is "size" if not given: all is quantized that can be.
@@ -62,6 +63,8 @@ def prepare(
 
     if batchnorm not in (kinds := ("krishnamoorthi", "jacob", "frozen", "folded")):
         raise BadOption(f"batchnorm {batchnorm!r}: choose one of {', '.join(kinds)}.")
+    if scales not in ("log", "linear", "fixed"):
+        raise BadOption(f"scales {scales!r}: choose one of log, linear, fixed.")
     given = [example_inputs] if data is None and example_inputs is not None else data
     source: api.Model = model
     if from_torch.is_module(model):
@@ -83,7 +86,7 @@ def prepare(
         result.draft,
         source,
         batchnorm=batchnorm,  # type: ignore[arg-type]
-        learn_scale=learn_scale,
+        scales=scales,  # type: ignore[arg-type]
         learn_zero_point=learn_zero_point,
     )
 
@@ -103,7 +106,7 @@ def restore(module: Any, network: QuantizedNetwork) -> Any:
     Raises:
         BadOption: a parameter of the module was folded into another, or has another shape.
     """
-    import torch
+    from halfeven.training.pytorch import torch
 
     own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     trained = network.weights()

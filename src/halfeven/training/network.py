@@ -15,12 +15,12 @@ pickling, EMA and moving to a device work as for any module.
 # mypy: disallow-subclassing-any=False
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from halfeven.errors import BadOption, UnsupportedModel
 from halfeven.graph.plan import Quantizer
 from halfeven.numerics.grid import IntGrid
-from halfeven.training.batchnorm import LiveNorm
+from halfeven.training.batchnorm import LiveNorm, Normed
 from halfeven.training.fake_quantize import fake_quantize
 from halfeven.training.operators import OPERATORS
 from halfeven.training.program import Constants, Instruction, Program
@@ -29,6 +29,7 @@ from halfeven.training.quantizer import FakeQuantizer
 
 QUANTIZERS, NORMS = "quantizers", "norms"
 Values = dict[str, Any]
+Scales = Literal["log", "linear", "fixed"]
 
 
 class QuantizedNetwork(torch.nn.Module):
@@ -39,8 +40,8 @@ class QuantizedNetwork(torch.nn.Module):
         constants: Its tensors. Those to train become parameters, the others buffers that no state_dict holds.
         groups: The plan's quantizers that the program refers to, with parameters but for biases.
         norms: BatchNormalization that is kept alive, and how; `live_norms` finds it.
-        learn_scale: Whether scales are trained (LSQ), and `learn_zero_point` zero points of affine codes of up to 16
-            bits (LSQ+).
+        scales: How they are trained: "log" by a factor exp(p), "linear" themselves (LSQ), or "fixed".
+        learn_zero_point: Whether zero points of affine codes of up to 16 bits are trained (LSQ+).
 
     Raises:
         BadOption: a group has no parameters: the plan was not calibrated.
@@ -53,7 +54,7 @@ class QuantizedNetwork(torch.nn.Module):
         groups: Mapping[int, Quantizer],
         norms: Mapping[str, LiveNorm] | None = None,
         *,
-        learn_scale: bool = True,
+        scales: Scales = "log",
         learn_zero_point: bool = False,
     ) -> None:
         super().__init__()
@@ -68,7 +69,7 @@ class QuantizedNetwork(torch.nn.Module):
         layers = {}
         for group, quantizer in groups.items():
             if quantizer.role != "bias":
-                layers[str(group)] = _layer(group, quantizer, learn_scale, learn_zero_point)
+                layers[str(group)] = _layer(group, quantizer, scales, learn_zero_point)
         self.add_module(QUANTIZERS, torch.nn.ModuleDict(layers))
         self.float_only = False
         self.origin: Any = None
@@ -85,8 +86,15 @@ class QuantizedNetwork(torch.nn.Module):
             raise BadOption(
                 f"The network takes {expected}; found {len(inputs)} inputs and {', '.join(named) or 'no'} names."
             )
-        found = self.run(self.program, values)
+        found = self.run(self.program, values | self.derived())
         return found[0] if len(found) == 1 else tuple(found)
+
+    def derived(self) -> Values:
+        """The tensors that are made of weights before all else."""
+        values: Values = {}
+        for instruction in self.program.preamble:
+            values.update(zip(instruction.outputs, self._results(instruction, values, {}), strict=False))
+        return values
 
     def run(self, program: Program, values: Values) -> list[Tensor]:
         """The outputs of a program; `values` are the inputs, and for a body what stands around it."""
@@ -154,7 +162,11 @@ class QuantizedNetwork(torch.nn.Module):
                 bias = self._bias(instruction, bias, groups[2])
             return operator(attributes, x, weight, bias)
 
-        return live({name: self._at(self.paths[name]) for name in live.norm.tensors}, plain, quantized)
+        return live(self.tensors(live.norm, values), plain, quantized)
+
+    def tensors(self, norm: Normed, values: Values) -> dict[str, Tensor]:
+        """What a normalization and its layer hold, by name; `values` has what is made of others."""
+        return {name: self._value(values, name) for name in norm.tensors}
 
     def _seen(self, values: Values, seen: dict[tuple[str, int], Tensor], name: str, group: int | None) -> Tensor:
         """A value through the quantizer of a group."""
@@ -189,12 +201,14 @@ class QuantizedNetwork(torch.nn.Module):
         return {name: getattr(self, NORMS)[place] for name, place in self.places.items()}
 
 
-def _layer(group: int, quantizer: Quantizer, learn_scale: bool, learn_zero_point: bool) -> FakeQuantizer:
+def _layer(group: int, quantizer: Quantizer, scales: Scales, learn_zero_point: bool) -> FakeQuantizer:
     if quantizer.params is None:
         raise BadOption(f"Group {group} of the plan ({quantizer.reason}) has no scale: calibrate the plan first.")
     grid = quantizer.scheme.grid
     zero = learn_zero_point and not quantizer.scheme.symmetric and isinstance(grid, IntGrid) and grid.bits <= 16
-    return FakeQuantizer.from_params(quantizer.params, learn_scale=learn_scale, learn_zero_point=zero)
+    return FakeQuantizer.from_params(
+        quantizer.params, learn_scale=scales != "fixed", logarithmic=scales == "log", learn_zero_point=zero
+    )
 
 
 class _Fixed(torch.nn.Module):

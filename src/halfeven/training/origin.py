@@ -20,8 +20,9 @@ from halfeven.numerics.grid import IntGrid
 from halfeven.numerics.scheme import QParams
 from halfeven.targets import target_named
 from halfeven.training.batchnorm import Kind, LiveNorm, Normed, live_norms
-from halfeven.training.network import QuantizedNetwork
-from halfeven.training.program import Constants, constants_of, program_of, tensor_of
+from halfeven.training.derived import derived
+from halfeven.training.network import QuantizedNetwork, Scales
+from halfeven.training.program import Constants, Program, constants_of, program_of, tensor_of
 from halfeven.training.pytorch import Tensor, torch
 
 
@@ -56,7 +57,7 @@ def network_of(
     source: ir.Model | None = None,
     *,
     batchnorm: Kind | Literal["folded"] = "krishnamoorthi",
-    learn_scale: bool = True,
+    scales: Scales = "log",
     learn_zero_point: bool = False,
 ) -> QuantizedNetwork:
     """The network that trains a calibrated draft.
@@ -66,7 +67,7 @@ def network_of(
         source: The float model that the draft was prepared from; with it BatchNormalization behind a convolution is
             kept alive, as `batchnorm` says (see `training.batchnorm`), unless that is "folded".
         batchnorm: What becomes of BatchNormalization.
-        learn_scale: Whether scales are trained.
+        scales: How scales are trained: "log", "linear" or "fixed".
         learn_zero_point: Whether zero points are.
 
     Raises:
@@ -75,15 +76,24 @@ def network_of(
     """
     program, constants = program_of(draft.model, draft.plan), constants_of(draft.model)
     norms: dict[str, LiveNorm] = {}
-    if source is not None and batchnorm != "folded":
-        found, before = live_norms(source, draft.model)
-        norms = {name: LiveNorm(norm, batchnorm) for name, norm in found.items()}
+    if source is not None:
+        found, before = live_norms(source, draft.model) if batchnorm != "folded" else ({}, source)
         constants = _unfolded(constants, draft.model, found, before)
+        norms = {name: LiveNorm(norm, cast("Kind", batchnorm)) for name, norm in found.items()}
+        program, constants = _rooted(program, constants, source)
     network = QuantizedNetwork(
-        program, constants, draft.plan.groups, norms, learn_scale=learn_scale, learn_zero_point=learn_zero_point
+        program, constants, draft.plan.groups, norms, scales=scales, learn_zero_point=learn_zero_point
     )
     network.origin = Origin.of(draft)
     return network
+
+
+def _rooted(program: Program, constants: Constants, source: ir.Model) -> tuple[Program, Constants]:
+    """The program beginning at the tensors of the source: weights that preparing made of others are made anew."""
+    parts = derived(source, constants.trained.keys())
+    trained = {n: t for n, t in constants.trained.items() if n not in parts.made | parts.unlearned} | parts.weights
+    fixed = {**constants.fixed, **parts.settings, **{n: constants.trained[n] for n in parts.unlearned}}
+    return replace(program, preamble=parts.instructions), Constants(trained, fixed)
 
 
 def _unfolded(constants: Constants, folded: ir.Model, norms: Mapping[str, Normed], before: ir.Model) -> Constants:
@@ -128,13 +138,18 @@ def draft_of(network: QuantizedNetwork) -> Draft:
 
 def _trained(network: QuantizedNetwork, draft: Draft) -> dict[str, Tensor]:
     """The tensors of the folded graph: those trained as they are, and those folded now as in evaluation."""
-    tensors, live = network.weights(), network.live_norms()
+    with torch.no_grad():
+        made = network.derived()
+    tensors, live = {**network.weights(), **made}, network.live_norms()
+    known = {name for graph in (draft.model.graph, *draft.model.graph.subgraphs()) for name in graph.initializers}
     alone = {name for norm in live.values() for name in norm.norm.tensors}
-    found = {name: tensor for name, tensor in tensors.items() if name not in alone}
+    found = {name: tensor for name, tensor in tensors.items() if name not in alone and name in known}
     for node in draft.model.graph:
         norm = live.get(node.name or "")
         if norm is not None:
             with torch.no_grad():
-                parts = norm.folded(tensors, tensors[norm.norm.mean], tensors[norm.norm.variance])
+                parts = norm.folded(
+                    network.tensors(norm.norm, made), tensors[norm.norm.mean], tensors[norm.norm.variance]
+                )
             found.update({v.name or "": part for v, part in zip(node.inputs[1:3], parts, strict=True) if v is not None})
     return found

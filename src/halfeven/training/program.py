@@ -48,13 +48,17 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Program:
-    """Instructions in order. `last`: after which of them a value is not needed any more."""
+    """Instructions in order. `last`: after which of them a value is not needed any more.
+
+    `preamble` makes weights of others, before all else: see `training.derived`.
+    """
 
     instructions: tuple[Instruction, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     output_groups: tuple[int | None, ...] = ()
     last: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    preamble: tuple[Instruction, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,14 +123,15 @@ def _nodes(graph: ir.Graph) -> Iterator[ir.Node]:
 
 
 def _program(graph: ir.Graph, plan: Plan) -> Program:
-    instructions = tuple(_instruction(node, plan) for node in graph)
+    instructions = tuple(instruction_of(node, plan) for node in graph)
     outputs = tuple(value.name or "" for value in graph.outputs)
     groups = tuple(plan.sites.get(Site(name)) for name in outputs)
     inputs = tuple(v.name or "" for v in graph.inputs if v.const_value is None)
     return Program(instructions, inputs, outputs, groups, _last_uses(instructions, outputs))
 
 
-def _instruction(node: ir.Node, plan: Plan) -> Instruction:
+def instruction_of(node: ir.Node, plan: Plan) -> Instruction:
+    """One node as an instruction, its inputs seen through the quantizers of `plan`."""
     attributes: dict[str, Any] = {"outputs": len(node.outputs)}
     bodies = {}
     for name, attribute in node.attributes.items():

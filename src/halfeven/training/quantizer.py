@@ -7,6 +7,8 @@
     state             fixed              learned
     scale             buffer, float32    parameter, float32                                  ScaleRule.FREE
     log2_scale        -                  parameter, float32; scale = 2**ceil(log2_scale)     ScaleRule.POWER_OF_TWO
+    log_gain          -                  parameter, float32, beside the buffer `scale`, which it multiplies by
+                                         exp(log_gain)                  `logarithmic`, ScaleRule.FREE
     zero_point        buffer, int32      parameter, float32; zero point = rint(zero_point)   codes of at most 16 bits
     threshold         buffer, float32    -                         ternary codes; NaN where it is half the scale
 
@@ -42,6 +44,7 @@ from halfeven.training.rounding import How
 
 LEAST, MOST = float(np.finfo(np.float32).smallest_subnormal), float(np.finfo(np.float32).max)
 LOG2_ENDS = (-126.0, 127.0)
+MOST_GAIN = 16.0  # a scale that is trained to 1e-7 of what it was has lost its way
 
 
 class FakeQuantizer(torch.nn.Module):
@@ -51,6 +54,8 @@ class FakeQuantizer(torch.nn.Module):
         scheme: Grid, tiling, and what is free.
         scale_shape: `scheme.tiling.scale_shape(x.shape)` of the tensors that will pass; () for one scale in all.
         learn_scale: Whether the scale is a parameter to train.
+        logarithmic: Learn a factor on the scale by its logarithm: a step of the optimizer then changes small and large
+            scales by the same share, and none becomes 0, as those of weights do when Adam moves them by its rate.
         learn_zero_point: Whether the zero point is one; for affine integers of at most 16 bits.
         rounding: A rule, or a torch.Generator on the tensors' device: stochastic in training, half-even in evaluation.
         gradient: What the gradients of scale and zero point are multiplied with; None means the factor of the module.
@@ -65,6 +70,7 @@ class FakeQuantizer(torch.nn.Module):
         scale_shape: tuple[int, ...] = (),
         *,
         learn_scale: bool = False,
+        logarithmic: bool = False,
         learn_zero_point: bool = False,
         rounding: How = Rounding.HALF_EVEN,
         gradient: float | None = None,
@@ -75,7 +81,9 @@ class FakeQuantizer(torch.nn.Module):
         self.scheme, self.rounding, self.gradient = scheme, rounding, gradient
         self.log2 = learn_scale and scheme.scale is ScaleRule.POWER_OF_TWO
         one = torch.ones(scale_shape, dtype=torch.float32)
-        self._hold("log2_scale" if self.log2 else "scale", one - 1 if self.log2 else one, learn_scale)
+        beside = learn_scale and logarithmic and not self.log2
+        self._hold("log2_scale" if self.log2 else "scale", one - 1 if self.log2 else one, learn_scale and not beside)
+        self.register_parameter("log_gain", torch.nn.Parameter(torch.zeros_like(one)) if beside else None)
         zero = torch.zeros(scale_shape, dtype=torch.float32 if learn_zero_point else torch.int32)
         self._hold("zero_point", zero, learn_zero_point)
         self.register_buffer("threshold", one * torch.nan if isinstance(scheme.grid, TernaryGrid) else None)
@@ -125,6 +133,8 @@ class FakeQuantizer(torch.nn.Module):
     def scale_and_zero_point(self) -> tuple[Tensor, Tensor]:
         """What the next call uses, float32 and whole numbers, as differentiable functions of what is learned."""
         scale = _PowerOfTwo.apply(self.log2_scale) if self.log2 else self.scale
+        if self.log_gain is not None:
+            scale = scale * self.log_gain.clamp(-MOST_GAIN, MOST_GAIN).exp()
         if isinstance(scale, torch.nn.Parameter):
             scale = _Held.apply(scale, LEAST, MOST, False)
         zero_point, grid = self.zero_point, self.scheme.grid

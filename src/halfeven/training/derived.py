@@ -1,0 +1,97 @@
+"""Tensors that preparing a graph made of others: transposed, reshaped, joined weights.
+
+Exporters to ONNX write a weight as the module holds it, and operators that turn it into what a layer reads; preparing
+folds these into one constant. To train the module's own tensors under their own names, the folded constants are
+computed from them again, in every forward pass, by the operators that were folded.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from halfeven.graph.constants import fold_constants, lift_constants
+from halfeven.graph.names import name_everything
+from halfeven.graph.plan import Plan
+from halfeven.graph.prepare import inline_functions
+from halfeven.training.operators import OPERATORS
+from halfeven.training.program import TRAINED, Instruction, instruction_of, tensor_of
+from halfeven.training.pytorch import Tensor
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Instructions that compute the tensors `made`, the tensors these begin with, and what is made of no weight.
+
+    Holds: `weights` are floating-point initializers of the source with several elements; `settings` are the others.
+    """
+
+    instructions: tuple[Instruction, ...]
+    made: frozenset[str]
+    weights: dict[str, Tensor]
+    settings: dict[str, Tensor]
+    unlearned: frozenset[str]
+
+
+def derived(source: ir.Model, folded: Collection[str]) -> Derived:
+    """How the initializers `folded` of a prepared graph come from those of its source."""
+    model = source.clone()
+    inline_functions(model)
+    name_everything(model)
+    lift_constants(model)
+    model.graph.inputs.extend(v for v in model.graph.initializers.values() if _is_weight(v))  # else they are folded
+    fold_constants(model)
+    makers = {value.name: node for node in model.graph for value in node.outputs}
+    chosen: set[ir.Node] = set()
+    made, unlearned = set(), set()
+    weights: dict[str, Tensor] = {}
+    settings: dict[str, Tensor] = {}
+    for name in folded:
+        if name not in makers:
+            continue
+        nodes, leaves = _ancestry(makers[name])
+        if nodes is None:
+            continue
+        learned = {v.name: v for v in leaves if _is_weight(v)}
+        if not learned:
+            unlearned.add(name)
+            continue
+        made.add(name)
+        chosen |= nodes
+        for value in leaves:
+            tensor = value.const_value
+            assert tensor is not None
+            (weights if value.name in learned else settings)[value.name or ""] = tensor_of(tensor)
+    instructions = tuple(instruction_of(node, Plan()) for node in model.graph if node in chosen)
+    return Derived(instructions, frozenset(made), weights, settings, frozenset(unlearned))
+
+
+def _ancestry(last: ir.Node) -> tuple[set[ir.Node] | None, list[ir.Value]]:
+    """The nodes that a constant comes from, and the initializers they begin with; None if data have a part in it."""
+    nodes: set[ir.Node] = set()
+    leaves: list[ir.Value] = []
+    waiting = [last]
+    while waiting:
+        node = waiting.pop()
+        if node in nodes:
+            continue
+        if node.domain or node.op_type not in OPERATORS:
+            return None, []
+        nodes.add(node)
+        for value in node.inputs:
+            if value is None:
+                continue
+            maker = value.producer()
+            if maker is not None:
+                waiting.append(maker)
+            elif value.const_value is not None:
+                leaves.append(value)
+            else:
+                return None, []
+    return nodes, leaves
+
+
+def _is_weight(value: ir.Value) -> bool:
+    tensor = value.const_value
+    return tensor is not None and tensor.dtype in TRAINED and int(np.prod(tensor.shape.numpy())) > 1
