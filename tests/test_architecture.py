@@ -27,20 +27,21 @@ LAYERS = (
     {"steps", "exporters", "importers"},
     {"report"},
     {"options", "feeding", "result"},
-    {"api"},
+    {"api", "deployment"},
+    {"qat"},
     {"halfeven", "demo"},
-    {"cli", "commands", "completions", "number", "printing", "progress", "__main__"},
+    {"arguments", "cli", "commands", "completions", "deploying", "number", "printing", "progress", "__main__"},
 )
 HEIGHTS = {name: height for height, names in enumerate(LAYERS) for name in names}
 DOORS = {
     "PIL": r"data/\w+\.py",
     "halfeven.numerics._native": r"numerics/native\.py",
-    "numpy": r"(?!deferred|errors|version|wording|cli|commands|completions|number\.|printing|progress|__init__|__main__).*",
+    "numpy": r"(?!deferred|errors|version|wording|arguments|cli|commands|completions|deploying|number\.|printing|progress|__init__|__main__).*",
     "ai_edge_litert": r"run/litert\.py",
     "flatbuffers": r"(exporters|importers)/litert/\w+\.py",
     "ncnn": r"run/ncnn\.py",
-    "onnx": r"(graph|run|exporters|importers)/(\w+/)?\w+\.py",
-    "onnx_ir": r"(graph|run|steps|exporters|importers|report)/(\w+/)?\w+\.py|(draft|feeding|api|result)\.py",
+    "onnx": r"(graph|run|exporters|importers|training)/(\w+/)?\w+\.py",
+    "onnx_ir": r"(graph|run|steps|exporters|importers|report|training)/(\w+/)?\w+\.py|(draft|feeding|api|deployment|result|targets/check)\.py",
     "openvino": r"run/openvino\.py",
     "tflite_micro": r"run/tflite_micro\.py",
     "onnxruntime": r"run/ort\.py",
@@ -55,7 +56,7 @@ LONGEST = 350
 LONGER: dict[str, str] = {}  # path -> why it may be longer
 VAGUE = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
 PUBLIC = {
-    *("quantize", "calibrate", "inspect", "verify", "load", "export", "pipeline"),
+    *("quantize", "calibrate", "inspect", "verify", "load", "export", "pipeline", "compare", "open_quantized"),
     *("Draft", "Plan", "Result", "Site", "Quantizer", "Scheme", "IntGrid", "QParams", "Rounding", "Target", "TARGETS"),
     *("__version__", "Record", "QuantError", "BadOption", "BadCalibration", "UnsupportedModel", "UnsupportedByTarget"),
     *("Simplify", "Trace", "Place", "Equalize", "Observe", "Calibrate", "Gptq"),
@@ -141,7 +142,7 @@ def test_only_the_command_line_prints(path: Path) -> None:
         assert "print" not in [call.id for call in calls if isinstance(call, ast.Name)]
 
 
-TABLES = sorted(p for p in (PACKAGE / "targets").glob("*.py") if p.name not in ("__init__.py", "target.py"))
+TABLES = sorted(p for p in (PACKAGE / "targets").glob("*.py") if p.name not in ("__init__.py", "check.py", "target.py"))
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)

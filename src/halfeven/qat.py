@@ -11,15 +11,23 @@ computes what its forward pass does. PyTorch is imported when a function is call
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
 
 from halfeven import api
 from halfeven.draft import Draft, Progress, no_progress
 from halfeven.errors import BadOption
+from halfeven.exporters.onnx import to_qdq
+from halfeven.feeding import Feed, open_data
 from halfeven.graph.model import load
 from halfeven.graph.plan import Plan
+from halfeven.report.verify import compare_models
+from halfeven.result import Result
 from halfeven.run import torch as from_torch
+from halfeven.run.specs import file_size
 
 if TYPE_CHECKING:
     from halfeven.training.network import QuantizedNetwork
@@ -66,12 +74,7 @@ def prepare(
     if scales not in ("log", "linear", "fixed"):
         raise BadOption(f"scales {scales!r}: choose one of log, linear, fixed.")
     given = [example_inputs] if data is None and example_inputs is not None else data
-    source: api.Model = model
-    if from_torch.is_module(model):
-        if example_inputs is None:
-            raise BadOption("A torch module needs example_inputs: what its forward takes, to trace it.")
-        source, _ = from_torch.from_module(model, example_inputs)
-    source = load(source)
+    source = _onnx(model, example_inputs)
     result = api.quantize(
         source,
         given,
@@ -95,9 +98,7 @@ def export(trained: Draft | QuantizedNetwork, path: str | Path, format: str | No
     """Write a calibrated draft or a trained network: as `api.export` does, whose arguments and errors these are."""
     if isinstance(trained, Draft):
         return api.export(trained, path, format)
-    from halfeven.training.origin import draft_of
-
-    return api.export(draft_of(trained), path, format)
+    return api.export(draft_of_trained(trained), path, format)
 
 
 def restore(module: Any, network: QuantizedNetwork) -> Any:
@@ -123,3 +124,90 @@ def restore(module: Any, network: QuantizedNetwork) -> Any:
                     raise BadOption(f"'{name}' has shape {tuple(tensor.shape)}, trained {tuple(trained[name].shape)}.")
                 tensor.copy_(trained[name])
     return module
+
+
+def train(
+    model: api.Model,
+    data: Any,
+    *,
+    labels: Any = None,
+    preprocess: Any = None,
+    holdout: Any = None,
+    limit: int | None = None,
+    target: str | None = None,
+    plan: Plan | str | Path | None = None,
+    example_inputs: Any = None,
+    calibrate_with: int = 128,
+    device: str = "cpu",
+    progress: Progress = no_progress,
+    recipe: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> tuple[Result, QuantizedNetwork]:
+    """Train a model quantized, by the ready loop, and judge it on what was held out; arguments as for `quantize`.
+
+    Args:
+        model: Path, ONNX model, or module with `example_inputs`.
+        data: To train with; every n-th sample is held out, unless `holdout` gives other data.
+        labels: Classes; without them the network learns from the float one alone.
+        preprocess: As for `quantize`.
+        holdout: As for `quantize`.
+        limit: As for `quantize`.
+        target: Name of the target.
+        plan: A plan to follow.
+        example_inputs: Of a module.
+        calibrate_with: How many samples the ranges begin with.
+        device: Where to train: "cpu", "cuda", "cuda:1" and so on.
+        progress: Called with (task, done, total).
+        recipe: Fields of `training.loop.Recipe`.
+        options: Those of `prepare` and of the steps.
+
+    Returns:
+        The result, as `quantize` gives it, and the trained network.
+    """
+    from halfeven.training.loop import Recipe, fit
+
+    chosen = Recipe(**(recipe or {}))
+    source = _onnx(model, example_inputs)
+    settings = {"labels": labels, "preprocess": preprocess, "holdout": holdout, "limit": limit, "seed": chosen.seed}
+    feed = open_data(source, data, settings, held_out=True)
+    some = [sample for _, sample in feed.some(calibrate_with)]
+    network = prepare(source, data=some, target=target, plan=plan, progress=progress, **options).to(device)
+    fit(network, _readers(feed), chosen, progress)
+    draft = draft_of_trained(network.cpu())
+    quantized = to_qdq(draft)
+    found = compare_models(
+        source,
+        quantized,
+        feed.held_out,
+        sizes=(file_size(source), file_size(quantized)),
+        labels=feed.labels,
+        progress=progress,
+    )
+    return Result(draft, quantized, found, feed.said(), "model"), network
+
+
+def _readers(feed: Feed) -> list[Any]:
+    """A call that reads each calibration sample, with its class."""
+
+    def reading(label: str, read: Callable[[], Any]) -> Any:
+        classes = feed.labels.get(label)
+        one = next(iter(classes)) if classes is not None and len(classes) == 1 else None
+        return lambda: (read(), one)
+
+    return [reading(label, read) for label, read in feed.calibration.source.readers()]
+
+
+def _onnx(model: api.Model, example_inputs: Any) -> ir.Model:
+    """The float model as ONNX."""
+    if from_torch.is_module(model):
+        if example_inputs is None:
+            raise BadOption("A torch module needs example_inputs: what its forward takes, to trace it.")
+        model, _ = from_torch.from_module(model, example_inputs)
+    return load(model)
+
+
+def draft_of_trained(network: QuantizedNetwork) -> Draft:
+    """The draft that a trained network is exported as."""
+    from halfeven.training.origin import draft_of
+
+    return draft_of(network)

@@ -1,0 +1,215 @@
+"""A ready training loop, for those who have none.
+
+    loss = KL(float network || quantized network), of outputs that are scores of classes ([N, C])
+         = |quantized - float|**2 / variance of float, of others          distillation, which needs no labels
+         + cross-entropy with the labels, where there are some            (Hinton et al. 2015, arXiv:1503.02531)
+
+The float network is the one that was prepared, with its weights as they were; it costs one more forward pass. Adam,
+with one rate for weights and one for the parameters of quantizers, each falling to 0 as a cosine after a warm-up. For
+the last part of the steps BatchNormalization is frozen, so that what is trained last is what is exported.
+
+Weights that flip between two codes are damped: lambda * mean((w - q(w))**2) / scale**2 over weights inside the range,
+where lambda rises as a cosine from 0 (Nagel et al. 2022, arXiv:2203.11086, equation 6; its `damping`).
+
+Order and batches follow from `seed`. A loss or a gradient that is not finite ends the training, and names what it is
+of; a batch is never skipped silently.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from halfeven.errors import BadCalibration, BadOption
+from halfeven.training.network import QuantizedNetwork
+from halfeven.training.pytorch import Tensor, torch
+from halfeven.training.quantizer import FakeQuantizer
+
+F = torch.nn.functional
+Sample = Mapping[str, npt.NDArray[np.generic]]
+Reader = Callable[[], tuple[Sample, int | None]]
+"""Reads one sample: feeds with a batch axis of 1 or more, and its class if known."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    `rate` is of weights, `scale_rate` of scales and zero points; `frozen`, the share of steps at the end with
+    BatchNormalization frozen; `distill`, the weight of the distillation.
+    """
+
+    epochs: int = 3
+    batch: int = 16
+    rate: float = 1e-4
+    scale_rate: float = 1e-3
+    warmup: float = 0.05
+    frozen: float = 0.3
+    distill: float = 1.0
+    damping: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise BadOption(f"Recipe: {name} {getattr(self, name)}; at least 1 is needed.")
+        for name in ("rate", "scale_rate", "warmup", "frozen", "distill", "damping"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise BadOption(f"Recipe: {name} {getattr(self, name)}; a finite number of at least 0 is needed.")
+
+
+@dataclass
+class History:
+    """The loss of every step."""
+
+    losses: list[float] = field(default_factory=list)
+
+    def mean(self, part: slice) -> float:
+        """Of some of the steps."""
+        return float(np.mean(self.losses[part]))
+
+
+def fit(
+    network: QuantizedNetwork,
+    readers: Sequence[Reader],
+    recipe: Recipe,
+    progress: Callable[[str, int, int | None], None] = lambda task, done, total: None,
+) -> History:
+    """Train the network in place; it is left in evaluation mode.
+
+    Raises:
+        BadCalibration: there is no sample, or samples cannot be put into one batch.
+        BadOption: the training diverged.
+    """
+    if not readers:
+        raise BadCalibration("There is no sample to train with: the data are empty.")
+    device = next(network.parameters()).device
+    teacher = _teacher(network) if recipe.distill else None
+    optimizer = torch.optim.Adam(_rates(network, recipe))
+    per_epoch = -(-len(readers) // recipe.batch)
+    total = per_epoch * recipe.epochs
+    history = History()
+    network.train()
+    for step, (feeds, classes) in enumerate(_batches(readers, recipe)):
+        share = step / total
+        if share >= 1 - recipe.frozen:
+            for norm in network.live_norms().values():
+                norm.kind = "frozen"
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial"] * _rate_at(share, recipe.warmup)
+        inputs = {name: torch.as_tensor(x).to(device) for name, x in feeds.items()}
+        loss = _loss(network, teacher, inputs, classes, recipe)
+        if recipe.damping:
+            loss = loss + recipe.damping * (1 - math.cos(math.pi * share)) / 2 * _oscillation(network)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        history.losses.append(float(loss.detach()))
+        _refuse_divergence(network, history, step)
+        optimizer.step()
+        progress("train", step + 1, total)
+    network.eval()
+    return history
+
+
+def _teacher(network: QuantizedNetwork) -> QuantizedNetwork:
+    """The float network as it is now."""
+    teacher: QuantizedNetwork = copy.deepcopy(network).eval()
+    teacher.float_only = True
+    for parameter in teacher.parameters():
+        parameter.requires_grad_(False)
+    return teacher
+
+
+def _rates(network: QuantizedNetwork, recipe: Recipe) -> list[dict[str, Any]]:
+    own = {id(p) for layer in network.modules() if isinstance(layer, FakeQuantizer) for p in layer.parameters()}
+    weights = [p for p in network.parameters() if id(p) not in own]
+    scales = [p for p in network.parameters() if id(p) in own]
+    groups = ((weights, recipe.rate), (scales, recipe.scale_rate))
+    return [{"params": params, "lr": rate, "initial": rate} for params, rate in groups if params]
+
+
+def _rate_at(share: float, warmup: float) -> float:
+    if share < warmup:
+        return (share + 1e-3) / warmup
+    return (1 + math.cos(math.pi * (share - warmup) / max(1 - warmup, 1e-9))) / 2
+
+
+def _batches(readers: Sequence[Reader], recipe: Recipe) -> Iterator[tuple[dict[str, npt.NDArray[Any]], Tensor | None]]:
+    """Feeds stacked along the batch axis, and the classes if every sample has one; in another order each epoch."""
+    rng = np.random.default_rng(recipe.seed)
+    for _ in range(recipe.epochs):
+        order = rng.permutation(len(readers))
+        for start in range(0, len(order), recipe.batch):
+            read = [readers[i]() for i in order[start : start + recipe.batch]]
+            names = read[0][0].keys()
+            try:
+                feeds = {name: np.concatenate([np.asarray(sample[name]) for sample, _ in read]) for name in names}
+            except ValueError as error:
+                raise BadCalibration(
+                    f"Samples of different shapes cannot be trained in one batch ({error}). Use --batch 1."
+                ) from error
+            known = [c for _, c in read if c is not None]
+            yield feeds, torch.tensor(known) if len(known) == len(read) == len(next(iter(feeds.values()))) else None
+
+
+def _loss(
+    network: QuantizedNetwork,
+    teacher: QuantizedNetwork | None,
+    inputs: dict[str, Tensor],
+    classes: Tensor | None,
+    recipe: Recipe,
+) -> Tensor:
+    outputs = _tuple(network(**inputs))
+    loss: Tensor = torch.zeros((), device=outputs[0].device)
+    if teacher is not None:
+        with torch.no_grad():
+            wanted = _tuple(teacher(**inputs))
+        loss = loss + recipe.distill * sum(_gap(a, b) for a, b in zip(outputs, wanted, strict=True))
+    if classes is not None and outputs[0].ndim == 2:
+        loss = loss + F.cross_entropy(outputs[0], classes.to(outputs[0].device))
+    elif teacher is None:
+        raise BadOption("There is nothing to train for: no labels, or no scores of classes, and no distillation.")
+    return loss
+
+
+def _gap(ours: Tensor, wanted: Tensor) -> Tensor:
+    if not ours.is_floating_point() or not ours.requires_grad:
+        return torch.zeros((), device=ours.device)
+    if ours.ndim == 2 and ours.shape[1] > 1:
+        return F.kl_div(ours.log_softmax(1), wanted.log_softmax(1), reduction="batchmean", log_target=True)
+    return (ours - wanted).square().mean() / wanted.var(unbiased=False).clamp(min=1e-12)
+
+
+def _tuple(found: Any) -> tuple[Tensor, ...]:
+    return found if isinstance(found, tuple) else (found,)
+
+
+def _oscillation(network: QuantizedNetwork) -> Tensor:
+    """Mean squared distance of weights from their codes, in steps."""
+    terms = []
+    for instruction in network.program.instructions:
+        group = instruction.groups[1] if len(instruction.groups) > 1 else None
+        name = instruction.inputs[1] if len(instruction.inputs) > 1 else ""
+        path = network.paths.get(name)
+        if group is None or path is None or group in network.biases:
+            continue
+        weight, layer = network.get_parameter(path), network.quantizer(group)
+        with torch.no_grad():
+            step, target = layer.scale_and_zero_point()[0], layer(weight)
+        terms.append(((weight - target) / step).square().mean())
+    return sum(terms) / len(terms) if terms else torch.zeros(())
+
+
+def _refuse_divergence(network: QuantizedNetwork, history: History, step: int) -> None:
+    if math.isfinite(history.losses[-1]):
+        return
+    bad = [name for name, p in network.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
+    first = bad[-1] if bad else "the inputs or labels"
+    raise BadOption(
+        f"Training diverged in step {step + 1}: the loss is {history.losses[-1]}, and not finite is the gradient of "
+        f"{first}. Lower --rate or --scale-rate."
+    )

@@ -1,0 +1,90 @@
+# ruff: noqa: E402
+"""Promised: the ready loop learns from the float network alone or with labels, repeats itself to the bit, freezes
+BatchNormalization at the end, and says what diverged.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from halfeven import qat
+from halfeven.errors import BadCalibration, BadOption
+from halfeven.training.loop import Recipe, fit
+
+nn = torch.nn
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.head = nn.Conv2d(1, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.Linear(6, 3)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(torch.relu(self.bn(self.conv(x))).mean((2, 3)))
+
+
+def readers(count: int = 48) -> list[Any]:
+    """Pictures brighter with their class."""
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 3, count)
+    pictures = (rng.standard_normal((count, 1, 1, 8, 8)) + classes.reshape(-1, 1, 1, 1, 1)).astype(np.float32)
+    return [lambda i=i: ({"x": pictures[i]}, int(classes[i])) for i in range(count)]
+
+
+def network() -> Any:
+    torch.manual_seed(0)
+    return qat.prepare(Small(), torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1)))
+
+
+def test_the_loop_learns_and_repeats_itself() -> None:
+    recipe = Recipe(epochs=6, batch=16, rate=5e-3)
+    first, second = network(), network()
+    history = fit(first, readers(), recipe)
+    assert history.mean(slice(-3, None)) < history.mean(slice(0, 3))
+    assert fit(second, readers(), recipe).losses == history.losses
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+    assert not first.training
+    assert {norm.kind for norm in first.live_norms().values()} == {"frozen"}
+
+
+def test_without_labels_the_float_network_teaches() -> None:
+    unlabelled = [lambda r=r: (r()[0], None) for r in readers()]
+    history = fit(network(), unlabelled, Recipe(epochs=6, batch=16, rate=2e-3, damping=0.1))
+    assert history.mean(slice(-3, None)) <= history.mean(slice(0, 3))
+    with pytest.raises(BadOption, match="nothing to train for"):
+        fit(network(), unlabelled, Recipe(distill=0.0))
+
+
+def test_a_training_that_diverges_says_where() -> None:
+    def poisoned() -> Any:
+        return {"x": np.full((1, 1, 8, 8), np.inf, np.float32)}, 0
+
+    with pytest.raises(BadOption, match=r"diverged in step 1: the loss is nan, and not finite is the gradient of"):
+        fit(network(), [poisoned], Recipe())
+
+
+def test_what_cannot_be_trained_with_is_said() -> None:
+    with pytest.raises(BadCalibration, match="no sample to train with"):
+        fit(network(), [], Recipe())
+    mixed = [lambda n=n: ({"x": np.zeros((1, 1, n, n), np.float32)}, 0) for n in (8, 9)]
+    with pytest.raises(BadCalibration, match="different shapes"):
+        fit(network(), mixed, Recipe())
+    with pytest.raises(BadOption, match="rate nan"):
+        Recipe(rate=float("nan"))
+    with pytest.raises(BadOption, match="epochs 0"):
+        Recipe(epochs=0)
+
+
+def test_train_gives_a_judged_result() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 1, 8, 8)).astype(np.float32)
+    torch.manual_seed(0)
+    result, trained = qat.train(Small(), x, example_inputs=torch.zeros(2, 1, 8, 8), recipe={"epochs": 1})
+    assert result.verification is not None
+    assert result.verification.sqnr_db > 10
+    assert not trained.training
