@@ -25,6 +25,12 @@ CHINESE = {
     "simplify_opset": "把较旧的模型提升到此 opset（13 起才支持逐通道缩放因子）；较新的模型保持原样。",
     "keep_float": "保持浮点的节点：按节点名或算子类型匹配的通配模式（glob）。",
     "prefer": "`speed`：只量化在目标上确有收益的部分。`size`：量化所有能量化的权重。",
+    "mode": "`static`：激活值用由数据得出的缩放因子。`dynamic`：激活值的缩放因子在每次运行时求得。`weight-only`："
+    "只量化权重；文件变小，运行时仍以浮点计算。`float`：什么都不量化。",
+    "bits": "用于 weight-only：MatMul 和 Gemm 权重的位数，8 或 4；其他权重为 8 位。",
+    "block": "用于 weight-only：MatMul 和 Gemm 中多少个权重共用一个缩放因子：16、32、64 或 128；"
+    "0 表示每个输出通道一个。",
+    "zero_points": "用于 weight-only：`free` 使 MatMul 和 Gemm 的每个缩放因子都带一个零点。",
     "equalize_samples": "用多少个样本统计各通道的范围；0 表示跳过此步骤。",
     "equalize_limit": "均衡因子的上限。",
     "equalize_headroom": "余量：通道的实际取值可以超出样本所见多少倍，才会决定整个张量的范围。",
@@ -37,6 +43,11 @@ CHINESE = {
     "calibrate_p": "用于 lp：误差的幂次，1 到 16。",
     "calibrate_sigmas": "用于 sigma：均值两侧各保留多少个标准差。",
     "tensors": "为部分张量指定其他方法：PATTERN=METHOD，模式按张量名匹配，以首个匹配者为准。",
+    "float_dtype": "未量化部分的类型：fp32、fp16（float16）或 bf16（bfloat16）。",
+    "keep_fp32": "保持 float32 的节点：按节点名或算子类型匹配的通配模式（glob）。",
+    "half_headroom": "用于 fp16：数值可以增大到样本所见的多少倍而不溢出。",
+    "half_samples": "用于 fp16：用多少个样本检查溢出。",
+    "half_interface": "浮点输入和输出的类型：fp32，或与内部相同（same）。",
     "gptq_damping": "阻尼：加到每个方差上的量，为平均方差的这一比例；越大则越不依赖数据。",
 }
 

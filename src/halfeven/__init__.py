@@ -14,6 +14,7 @@ defer()
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost a tenth of the start
 if TYPE_CHECKING:
     from halfeven.api import calibrate, export, inspect, load, quantize, verify
+    from halfeven.deployment import compare, open_quantized
     from halfeven.draft import Draft, pipeline
     from halfeven.errors import BadCalibration, BadOption, QuantError, UnsupportedByTarget, UnsupportedModel
     from halfeven.graph.plan import Plan, Quantizer, Site
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "halfeven.api": ("calibrate", "export", "inspect", "load", "quantize", "verify"),
+    "halfeven.deployment": ("compare", "open_quantized"),
     "halfeven.draft": ("Draft", "pipeline"),
     "halfeven.errors": ("BadCalibration", "BadOption", "QuantError", "UnsupportedByTarget", "UnsupportedModel"),
     "halfeven.graph.plan": ("Plan", "Quantizer", "Site"),
@@ -83,9 +85,11 @@ __all__ = [
     "UnsupportedModel",
     "__version__",
     "calibrate",
+    "compare",
     "export",
     "inspect",
     "load",
+    "open_quantized",
     "pipeline",
     "quantize",
     "verify",

@@ -17,19 +17,23 @@ import onnx_ir as ir
 
 from halfeven.draft import Draft, Progress, Step, no_progress, pipeline
 from halfeven.errors import BadCalibration, BadOption, UnsupportedByTarget
+from halfeven.exporters.formats import exporter_named, format_of, target_of
 from halfeven.exporters.interface import integer_interface
-from halfeven.exporters.onnx import to_qdq, write_qdq
+from halfeven.exporters.onnx import to_qdq
 from halfeven.feeding import Feed, open_data
 from halfeven.graph import model as files
 from halfeven.graph.plan import Plan
 from halfeven.graph.widen import widened
+from halfeven.importers.models import read_model
 from halfeven.options import check_setting, make_steps, read_config
 from halfeven.report.colors import suspect_colors
 from halfeven.report.inspection import Inspection, inspect_draft
-from halfeven.report.verify import Verification, compare_models
+from halfeven.report.own_float import own_float
+from halfeven.report.verify import Verification, compare_file, compare_models
 from halfeven.result import Result
 from halfeven.run import torch as torch_door
 from halfeven.run.ort import OrtExecutor
+from halfeven.run.runtimes import bytes_of, open_file, runtime_of
 from halfeven.run.specs import external_files, file_size, model_digest
 from halfeven.stats.observation import Observation
 from halfeven.stats.record import Record
@@ -41,17 +45,26 @@ from halfeven.version import __version__
 from halfeven.wording import counted
 
 Model: TypeAlias = "str | Path | ir.Model | Any"
-SETTINGS = ("target", "preprocess", "labels", "holdout", "limit", "io", "skip", "seed")
+SETTINGS = ("target", "preprocess", "labels", "holdout", "limit", "io", "format", "skip", "seed")
 
 
 def load(model: Model, target: str = "onnxruntime") -> Draft:
-    """A draft of a float model: a path, an onnx.ModelProto, an onnx_ir.Model, or what `quantize` takes."""
-    return Draft(files.load(model), target_named(target))
+    """A draft of a float model: a path (.onnx, .tflite), an onnx.ModelProto or an onnx_ir.Model."""
+    read, notes = read_model(model)
+    return Draft(read, target_named(target)).noting(*notes)
 
 
-def export(draft: Draft, path: str | Path) -> None:
-    """Write a calibrated draft as ONNX QDQ; never in place of weights that its float model reads."""
-    write_qdq(draft, Path(path))
+def export(draft: Draft, path: str | Path, format: str | None = None) -> tuple[str, ...]:
+    """Write a calibrated draft in a format of `halfeven.exporters.formats`; by default that of the suffix (.onnx: qdq).
+
+    Returns:
+        Sentences on what was converted, left in float or left out.
+
+    Raises:
+        BadOption: the suffix tells no format, or the file cannot be written.
+        UnsupportedByTarget: the target or the format cannot hold the draft's plan; nothing is written.
+    """
+    return exporter_named(format_of(path, format))(draft, Path(path))
 
 
 def quantize(
@@ -68,6 +81,7 @@ def quantize(
     plan: Plan | str | Path | None = None,
     stats: Record | str | Path | None = None,
     io: str | None = None,
+    format: str | None = None,
     skip: Sequence[str] | None = None,
     seed: int | None = None,
     verify: bool = True,
@@ -90,6 +104,7 @@ def quantize(
         plan: A plan to follow instead of placing: its groups, schemes and pinned parameters.
         stats: Statistics from `calibrate`, to calibrate without data or with less.
         io: "float" (the default), "uint8" or "int8": type of the model's floating-point inputs and outputs.
+        format: The format that the result is meant for; it chooses the target where none is named.
         skip: Optional steps to leave out: "equalize", "gptq".
         seed: Of synthetic samples; 0 by default.
         verify: Compare with the float model at the end.
@@ -106,6 +121,7 @@ def quantize(
         "holdout": holdout,
         "limit": limit,
         "io": io,
+        "format": format,
         "skip": skip,
         "seed": seed,
     }
@@ -122,7 +138,8 @@ def quantize(
     given_stats = draft.stats
     draft = pipeline(*steps)(draft, feed.calibration, progress)
     _refuse_noise(draft, given_stats if data is None and stats is not None else draft.stats)
-    _refuse_nothing(draft)
+    if chosen.get("mode") != "float" or chosen.get("float_dtype", "fp32") == "fp32":
+        _refuse_nothing(draft)
     quantized = to_qdq(draft)
     verification = None
     if verify:
@@ -140,7 +157,7 @@ def quantize(
     quantized.metadata_props.update(_provenance(draft, {**settings, "preprocess": asked["preprocess"]}, chosen, feed))
     colors = suspect_colors(floating, feed.calibration) if feed.colored else ()
     said = (*notes, *inside, *draft.notes, *feed.said(), *colors)
-    return Result(draft, quantized, verification, tuple(dict.fromkeys(said)), _name(model), reads)
+    return Result(draft, quantized, verification, tuple(dict.fromkeys(said)), _name(model), reads, str(settings["io"]))
 
 
 def calibrate(
@@ -204,15 +221,24 @@ def verify(
     limit: int | None = None,
     progress: Progress = no_progress,
 ) -> Verification:
-    """Compare a float model and a quantized one on data; arguments as for `quantize`."""
-    first, second = files.load(model), files.load(quantized)
+    """Compare a float model and a quantized one on data; arguments as for `quantize`.
+
+    `quantized` may be a file of another runtime (`halfeven.run.runtimes`), where it is run.
+    """
+    first, runtime = read_model(model)[0], runtime_of(quantized)
+    settings, told = {"preprocess": preprocess, "labels": labels, "limit": limit}, dict[str, Any]()
+    if runtime is not None and isinstance(quantized, (str, Path)):
+        other = open_file(quantized, first)
+        feed = open_data(first, data, settings, held_out=False)
+        sizes, own = (file_size(model), bytes_of(quantized)), own_float(first, runtime)
+        told = {"sizes": sizes, "labels": feed.labels, "progress": progress}
+        found = compare_file(_runnable(first), other, feed.calibration, own_float=own, **told)
+        return replace(found, warnings=(*found.warnings, *feed.said()))
+    second = files.load(quantized)
     _same_interface(first, second)
-    settings = {"preprocess": preprocess, "labels": labels, "limit": limit}
     feed = open_data(first, data, settings, held_out=False)
-    sizes = file_size(model), file_size(quantized)
-    found = compare_models(
-        _runnable(first), second, feed.calibration, sizes=sizes, labels=feed.labels, progress=progress
-    )
+    told = {"sizes": (file_size(model), file_size(quantized)), "labels": feed.labels, "progress": progress}
+    found = compare_models(_runnable(first), second, feed.calibration, **told)
     return replace(found, warnings=(*found.warnings, *feed.said()))
 
 
@@ -232,10 +258,11 @@ def _configured(
     config: str | Path | None, given: Mapping[str, object], options: Mapping[str, object]
 ) -> tuple[dict[str, Any], dict[str, object]]:
     """Settings and step options: the file's, overruled by what was given."""
-    defaults: dict[str, object] = {"target": "onnxruntime", "io": "float", "skip": (), "seed": 0}
+    defaults: dict[str, object] = {"io": "float", "skip": (), "seed": 0}
     top, chosen = read_config(config, SETTINGS) if config is not None else ({}, {})
     said = {k: check_setting(k, v) for k, v in given.items() if v is not None}
     settings: dict[str, Any] = {**dict.fromkeys(SETTINGS), **defaults, **top, **said}
+    settings["target"] = settings["target"] or target_of(settings["format"] or "qdq")
     return settings, {**chosen, **options}
 
 

@@ -5,14 +5,17 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from halfeven import api
 from halfeven.cli import step_options
 from halfeven.errors import BadOption
+from halfeven.exporters.formats import FORMATS, format_of
 from halfeven.graph.files import write_text
-from halfeven.graph.model import load, spare
+from halfeven.graph.model import spare
+from halfeven.importers.models import read_model
 from halfeven.options import check_setting
 from halfeven.printing import print_inspection, print_json, print_result, print_verification, say
 from halfeven.progress import Report, terminal
@@ -21,29 +24,44 @@ from halfeven.run.specs import external_files
 from halfeven.stats.record import Record
 from halfeven.wording import counted
 
-QUANTIZE = ("target", "preprocess", "labels", "holdout", "limit", "config", "plan", "stats", "io", "skip", "seed")
-INPUTS = ("model", "quantized", "data", "labels", "holdout", "stats", "plan", "config", "merge")
+QUANTIZE = (
+    "target",
+    "preprocess",
+    "labels",
+    "holdout",
+    "limit",
+    "config",
+    "plan",
+    "stats",
+    "io",
+    "format",
+    "skip",
+    "seed",
+)
+INPUTS = ("model", "quantized", "a", "b", "data", "labels", "holdout", "stats", "plan", "config", "merge")
 
 
 def quantize(args: argparse.Namespace) -> int:
     """`halfeven quantize`."""
     model = Path(args.model)
-    output = Path(args.output) if args.output else model.parent / f"{model.stem}.int8.onnx"
+    suffix = FORMATS[args.format].suffix if args.format else ".onnx"
+    output = Path(args.output) if args.output else model.parent / f"{model.stem}.int8{suffix}"
     if model.is_file():  # else the loader says what is wrong
-        _check_outputs(args, {"-o": output, "--save-plan": args.save_plan})
-    _quiet_libraries()
+        check_outputs(args, {"-o": output, "--save-plan": args.save_plan})
+    quiet_libraries()
     spare(output, _weights_of(model))  # as `save` does, but before the work
-    with _progress(args) as progress:
+    chosen = format_of(output, args.format)
+    with progress_of(args) as progress:
         result = api.quantize(
             args.model,
             args.data,
-            **_settings(args, *QUANTIZE),
+            **{"format": chosen, **settings_of(args, *QUANTIZE)},
             verify=not args.no_verify,
             progress=progress,
             **step_options(args),
         )
         progress("write", 0, None)
-        result.save(output)
+        result = replace(result, notes=(*result.notes, *result.save(output, chosen)))
     if args.save_plan:
         result.plan.save(args.save_plan)
     seen = inspect_draft(result.draft)
@@ -58,18 +76,18 @@ def quantize(args: argparse.Namespace) -> int:
 
 def calibrate(args: argparse.Namespace) -> int:
     """`halfeven calibrate`."""
-    _check_outputs(args, {"-o": args.output})
+    check_outputs(args, {"-o": args.output})
     if args.merge:
         record = _merged(args)
     elif args.data is None:
         raise BadOption("calibrate needs --data: the samples to collect statistics from.")
     else:
-        _quiet_libraries()
-        with _progress(args) as progress:
+        quiet_libraries()
+        with progress_of(args) as progress:
             record = api.calibrate(
                 args.model,
                 args.data,
-                **_settings(args, "target", "preprocess", "limit", "config", "stats"),
+                **settings_of(args, "target", "preprocess", "limit", "config", "stats"),
                 progress=progress,
                 **step_options(args),
             )
@@ -97,13 +115,13 @@ def _merged(args: argparse.Namespace) -> Record:
 
 def inspect(args: argparse.Namespace) -> int:
     """`halfeven inspect`."""
-    _check_outputs(args, {"--save-plan": args.save_plan})
-    _quiet_libraries()
-    with _progress(args) as progress:
+    check_outputs(args, {"--save-plan": args.save_plan})
+    quiet_libraries()
+    with progress_of(args) as progress:
         seen, draft = api.inspect(
             args.model,
             args.data,
-            **_settings(args, "target", "preprocess", "config"),
+            **settings_of(args, "target", "preprocess", "config"),
             progress=progress,
             **step_options(args),
         )
@@ -118,9 +136,9 @@ def inspect(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     """`halfeven verify`."""
-    _quiet_libraries()
-    with _progress(args) as progress:
-        settings = _settings(args, "preprocess", "labels", "limit")
+    quiet_libraries()
+    with progress_of(args) as progress:
+        settings = settings_of(args, "preprocess", "labels", "limit")
         found = api.verify(args.model, args.quantized, args.data, **settings, progress=progress)
     if args.json:
         print_json(found.to_json())
@@ -137,8 +155,8 @@ def demo(args: argparse.Namespace) -> int:
     if folder.exists() and not folder.is_dir():
         raise BadOption(f"-o '{folder}' is a file; give the name of a folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    _quiet_libraries()
-    with _progress(args) as progress:
+    quiet_libraries()
+    with progress_of(args) as progress:
         result, verification, output = run(folder, progress)
     if args.json:
         print_json({"output": str(output), "verification": verification.to_json(), "notes": list(result.notes)})
@@ -158,20 +176,20 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 
 @contextmanager
-def _progress(args: argparse.Namespace) -> Iterator[Report]:
+def progress_of(args: argparse.Namespace) -> Iterator[Report]:
     """Bars, unless they are not wanted; from the start, as loading takes a while."""
     with terminal(args.quiet or args.json) as progress:
         progress("prepare", 0, None)
         yield progress
 
 
-def _settings(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+def settings_of(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     """The settings that were given."""
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     return {name: check_setting(name, value) for name, value in given.items()}
 
 
-def _check_outputs(args: argparse.Namespace, outputs: dict[str, str | Path | None]) -> None:
+def check_outputs(args: argparse.Namespace, outputs: dict[str, str | Path | None]) -> None:
     """Fail before the work, not after it, and never write over what is read."""
     paths = {flag: Path(path) for flag, path in outputs.items() if path is not None}
     for flag, path in paths.items():
@@ -192,7 +210,7 @@ def _check_outputs(args: argparse.Namespace, outputs: dict[str, str | Path | Non
 
 def _weights_of(model: Path) -> Iterator[Path]:
     """The files that hold a model's weights; it is loaded when they are asked for."""
-    yield from external_files(load(model))
+    yield from external_files(read_model(model)[0])
 
 
 def _inputs(args: argparse.Namespace) -> list[tuple[str, Path]]:
@@ -200,12 +218,13 @@ def _inputs(args: argparse.Namespace) -> list[tuple[str, Path]]:
     found = []
     for name in INPUTS:
         value = getattr(args, name, None)
-        shown = name.upper() if name in ("model", "quantized") else f"--{name}"
+        shown = name.upper() if name in ("model", "quantized", "a", "b") else f"--{name}"
         found += [(shown, Path(v)) for v in (value if isinstance(value, list) else [value]) if v is not None]
     return found
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
+    """Let the libraries underneath keep their remarks to themselves."""
     import logging
 
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)

@@ -6,7 +6,8 @@ bash and zsh share one function (zsh through `bashcompinit`); fish has a line fo
 import argparse
 from dataclasses import dataclass
 
-from halfeven.cli import ARGUMENTS, build_parser, subparser
+from halfeven.arguments import ARGUMENTS
+from halfeven.cli import build_parser, subparser
 from halfeven.wording import SUMMARIES
 
 

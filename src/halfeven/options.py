@@ -21,11 +21,13 @@ from typing import Any, get_args
 
 from halfeven.draft import Step
 from halfeven.errors import BadOption
+from halfeven.exporters.formats import FORMATS
 from halfeven.exporters.interface import TYPES
 from halfeven.stats.estimate import METHODS
 from halfeven.steps.calibrate import Calibrate
 from halfeven.steps.equalize import Equalize
 from halfeven.steps.gptq import Gptq
+from halfeven.steps.half import Half
 from halfeven.steps.observe import Observe
 from halfeven.steps.place import Place
 from halfeven.steps.simplify import Simplify
@@ -40,6 +42,7 @@ STEPS: dict[str, type[Step]] = {
     "observe": Observe,
     "calibrate": Calibrate,
     "gptq": Gptq,
+    "half": Half,
 }
 OPTIONAL = ("equalize", "gptq")
 SHORT = {
@@ -48,6 +51,12 @@ SHORT = {
     ("calibrate", "tensors"): "tensors",
     ("place", "keep_float"): "keep_float",
     ("place", "prefer"): "prefer",
+    ("place", "mode"): "mode",
+    ("place", "bits"): "bits",
+    ("place", "block"): "block",
+    ("place", "zero_points"): "zero_points",
+    ("half", "dtype"): "float_dtype",
+    ("half", "keep_fp32"): "keep_fp32",
 }
 KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 LIMITS: dict[str, tuple[float, float]] = {  # by name; of other numbers: 0 or more
@@ -60,9 +69,10 @@ LIMITS: dict[str, tuple[float, float]] = {  # by name; of other numbers: 0 or mo
     "calibrate_p": (1, 16),
     "calibrate_sigmas": (0.01, inf),
     "gptq_damping": (1e-9, inf),
+    "half_headroom": (1, inf),
 }
 COUNTS = {"limit": 1, "seed": 0}
-WORDS = {"target": tuple(TARGETS), "io": tuple(TYPES)}
+WORDS = {"target": tuple(TARGETS), "io": tuple(TYPES), "format": tuple(FORMATS)}
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,13 @@ from halfeven.wording import counted
 
 if TYPE_CHECKING:
     from halfeven.numerics.number import Spelled
+    from halfeven.report.differences import Comparison
     from halfeven.report.inspection import Inspection
     from halfeven.report.verify import Verification
 
 REASONS = 6
 NOTES = 12
+DIFFERENCES = 20
 LOSS = ": integers would save less time than the conversions around them cost"
 
 
@@ -70,6 +72,11 @@ def print_result(
         print("not compared with the float model")
     say(f"{seen.layers[0]} of {seen.layers[1]} layers quantized for {seen.target}")
     _print_floats([row for row in seen.reasons() if not row[1].startswith("shape and index")])
+    print_notes(notes)
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """The first few notes, and how many more there are."""
     _remarks("note", notes[:NOTES])
     if len(notes) > NOTES:
         print(f"and {len(notes) - NOTES} more notes; --json has them all")
@@ -111,6 +118,39 @@ def print_inspection(seen: "Inspection", model: str, *, everything: bool) -> Non
             [(tensor, str(group), scheme) for tensor, scheme, group in seen.groups], ("tensor", "group", "scheme"), (1,)
         )
     _remarks("note", seen.notes)
+
+
+def print_comparison(found: "Comparison", *, everything: bool) -> None:
+    """Both as a whole, then the differences, the dearest first where they were measured."""
+    first, second = found.names
+    count = counted(len(found.differences), "difference")
+    say(f"{first} and {second}: {count} in {counted(found.places, 'place')}")
+    if found.samples:
+        whole = " and ".join("no SQNR" if s is None else f"SQNR {_db(s)}" for s in found.whole)
+        say(f"as a whole: {whole} against the float model (on {counted(found.samples, 'sample')})")
+    shown = found.differences if everything else found.differences[:DIFFERENCES]
+    if shown:
+        print()
+        head, rows = ("where", "what"), [(_places(one.places), "; ".join(one.texts)) for one in shown]
+        if found.samples:
+            figures = [tuple("" if s is None else _db(s) for s in one.alone) for one in shown]
+            table = [(*row, *pair) for row, pair in zip(rows, figures, strict=True)]
+            _table(table, (*head, "alone in A", "alone in B"), numbers=(2, 3))
+        else:
+            _table(rows, head)
+        print()
+    if len(shown) < len(found.differences):
+        print(f"and {len(found.differences) - len(shown)} more; --all lists them")
+    print_notes(found.notes)
+
+
+def _places(places: Sequence[str]) -> str:
+    more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+    return f"{places[0]}{more}"
+
+
+def _db(sqnr: float) -> str:
+    return "exact" if sqnr == float("inf") else f"{sqnr:.1f} dB"
 
 
 def print_formats(number: str, rows: "Sequence[Spelled]") -> None:

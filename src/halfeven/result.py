@@ -6,6 +6,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from halfeven.draft import Draft
+from halfeven.errors import BadOption
+from halfeven.exporters.formats import exporter_named, format_of
 from halfeven.graph import model as files
 from halfeven.graph.plan import Plan
 from halfeven.report.inspection import inspect_draft
@@ -25,6 +27,7 @@ class Result:
     notes: tuple[str, ...] = ()
     source: str = "model"
     reads: frozenset[Path] = frozenset()
+    io: str = "float"
 
     def __repr__(self) -> str:
         """One line: which model, what became of it, what it cost."""
@@ -40,14 +43,27 @@ class Result:
         """Where and how the model is quantized."""
         return self.draft.plan
 
-    def save(self, path: str | Path) -> None:
-        """Write the ONNX file (and, for large models, its data beside it), beside and then renamed.
+    def save(self, path: str | Path, format: str | None = None) -> tuple[str, ...]:
+        """Write the model, beside and then renamed, in the format named or that of the suffix (.onnx: qdq).
+
+        An ONNX file of a large model has its data beside it.
+
+        Returns:
+            Sentences of the exporter: what was converted, left in float or left out.
 
         Raises:
-            BadOption: the file cannot be written, or its data would replace those that the source model reads.
+            BadOption: the file cannot be written, or its data would replace those that the source model reads; the
+                suffix tells no format; integer inputs and outputs were asked for, which only qdq has here.
+            UnsupportedByTarget: the format cannot hold the model; nothing is written.
         """
+        chosen = format_of(path, format)
+        if chosen != "qdq":
+            if self.io != "float":
+                raise BadOption(f"--io {self.io} is of the format qdq; leave it out for {chosen}.")
+            return exporter_named(chosen)(self.draft, Path(path))
         files.spare(path, self.reads)
         files.save(self.model, path)
+        return ()
 
     def summary(self) -> str:
         """What was done, in a few lines of text."""

@@ -8,6 +8,8 @@ EPILOG = """examples:
   halfeven verify model.onnx model.int8.onnx --data holdout/
   halfeven calibrate model.onnx --data photos/ -o stats.json
   halfeven quantize model.onnx --stats stats.json
+  halfeven export model.int8.onnx -o model.tflite
+  halfeven diff a.int8.onnx b.int8.onnx
   halfeven number 123.45             in float32, float16, float8, fixed point
 
 exit status:
@@ -22,19 +24,35 @@ SUMMARIES = {
     "calibrate": "collect statistics for later runs, or merge them",
     "inspect": "show what would be quantized, what stays float, and why",
     "verify": "compare a float and a quantized model on data",
+    "export": "write a quantized model for another runtime",
+    "diff": "say in which scales, types and nodes two quantizations differ",
     "demo": "quantize the network and data shipped with Halfeven",
     "number": "show a number in float, fixed-point and integer formats",
     "completions": "print a completion script for a shell",
 }
 EXAMPLES = {
-    "quantize": ("halfeven quantize model.onnx --data photos/ --preprocess imagenet",),
+    "quantize": (
+        "halfeven quantize model.onnx --data photos/ --preprocess imagenet",
+        "halfeven quantize model.onnx --data photos/ -o model.tflite",
+    ),
     "calibrate": (
         "halfeven calibrate model.onnx --data photos/ -o stats.json",
         "halfeven calibrate model.onnx --data more/ --stats stats.json -o more.json",
         "halfeven calibrate stats.json --merge more.json -o all.json",
     ),
     "inspect": ("halfeven inspect model.onnx --target openvino",),
-    "verify": ("halfeven verify model.onnx model.int8.onnx --data holdout/",),
+    "verify": (
+        "halfeven verify model.onnx model.int8.onnx --data holdout/",
+        "halfeven verify model.onnx model.tflite --data holdout/",
+    ),
+    "export": (
+        "halfeven export model.int8.onnx -o model.tflite",
+        "halfeven export model.onnx --plan plan.json -o model.onnx --format qoperator",
+    ),
+    "diff": (
+        "halfeven diff ours.onnx theirs.onnx",
+        "halfeven diff a.json b.onnx --model model.onnx --data photos/ --limit 4",
+    ),
     "demo": ("halfeven demo -o demo-out",),
     "number": (
         "halfeven number 123.45",
@@ -52,6 +70,8 @@ USAGES = {
     "calibrate": "calibrate MODEL --data DATA -o FILE",
     "inspect": "inspect MODEL [--data DATA]",
     "verify": "verify MODEL QUANTIZED --data DATA",
+    "export": "export MODEL -o FILE [--format FORMAT]",
+    "diff": "diff A B [--model MODEL --data DATA]",
     "demo": "demo [-o FOLDER]",
     "number": "number NUMBER [--q M.N] [--hex] [--scale S]",
     "completions": "completions bash|zsh|fish",

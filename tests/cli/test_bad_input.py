@@ -141,7 +141,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unlike any command": (("frobnicate",), ("There are quantize, calibrate",)),
     "no model": (("quantize",), ("missing: MODEL", "halfeven quantize --help")),
     "unknown option": ((*QUANTIZE, "--calibrat", "mse"), ("--calibrat. Did you mean --calibrate?",)),
-    "unlike any option": ((*QUANTIZE, "--frobnicate"), ("`halfeven quantize --help` lists them",)),
+    "unlike any option": ((*QUANTIZE, "--xyzzy"), ("`halfeven quantize --help` lists them",)),
     "another command's option": (
         ("calibrate", "net.onnx", "--data", "x.npz", "-o", "s.json", "--holdout", "x.npz"),
         ("halfeven calibrate has no option --holdout; `halfeven quantize` has it",),

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from halfeven.cli import ARGUMENTS, build_parser, flags_of
+from halfeven.arguments import ARGUMENTS
+from halfeven.cli import build_parser, flags_of
 from halfeven.stats.estimate import METHODS
 from halfeven.targets import TARGETS
 

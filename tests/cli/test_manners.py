@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from halfeven.cli import ARGUMENTS, EXAMPLES, SUMMARIES, build_parser, main, subparser
+from halfeven.arguments import ARGUMENTS
+from halfeven.cli import EXAMPLES, SUMMARIES, build_parser, main, subparser
 from halfeven.errors import QuantError
 from halfeven.options import all_options
 
@@ -33,6 +34,8 @@ FIGURES: dict[str, Any] = {
     "latency_ms": {"float": NUMBER, "int8": NUMBER, "ratio": NUMBER},
     "integer_layers": {"integer": int, "all": int},
     "warnings": [str],
+    "runtime": str,
+    "own_float_ms": type(None),
 }
 PLACED: dict[str, Any] = {
     "target": str,
@@ -211,7 +214,7 @@ def test_the_help_is_as_wide_as_the_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    lines = help_of(capsys, "quantize").split("options:")[1].split("example:")[0].splitlines()
+    lines = help_of(capsys, "quantize").split("options:")[1].split("examples:")[0].splitlines()
     assert columns - 25 < max(len(line) for line in lines) <= columns - 2
 
 

@@ -38,7 +38,7 @@ def _operand(plan: Plan, node: ir.Node, port: int, x: np.ndarray) -> np.ndarray:
     quantizer = plan.seen_by(value.name or "", name, port)
     if quantizer is None:
         return x
-    if quantizer.role != "bias":
+    if quantizer.role != "bias" or quantizer.params is not None:
         return _round(x, quantizer)
     sources = [plan.seen_by(node.inputs[p].name or "", name, p) for p in (0, 1)]  # type: ignore[union-attr]
     a, b = (s.params.scale.ravel() for s in sources)  # type: ignore[union-attr]

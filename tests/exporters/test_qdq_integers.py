@@ -22,7 +22,7 @@ Placed = Callable[..., Draft]
 Calibrated = Callable[..., Draft]
 ByHand = Callable[..., ir.Model]
 Sound = Callable[[Draft, ir.Model], None]
-EAGER = {name: replace(target, costs=UNIFORM) for name, target in TARGETS.items()}
+EAGER = {name: replace(t, costs=UNIFORM) for name, t in TARGETS.items() if "qdq" in t.formats}
 """The targets, with costs that make all layers worth it, so that small networks are quantized."""
 INTEGER = TARGETS["integer"]
 
@@ -93,7 +93,8 @@ def test_weights_of_four_bits_are_stored_as_such(
     scheme = Scheme(IntGrid(4, narrow=True), per_channel(1))
     params = params_of(model.graph.initializers["w"].const_value.numpy(), scheme)
     group = draft.plan.sites[Site("w", "a", 1)]
-    draft = replace(draft, plan=draft.plan.with_group(group, Quantizer(scheme, "by hand", "weight", params)))
+    plan = draft.plan.with_group(group, Quantizer(scheme, "by hand", "weight", params))
+    draft = replace(draft, plan=plan, target=replace(draft.target, takes=(scheme,)))
     quantized = to_qdq(draft)
     assert np.abs(quantized.graph.initializers["w_quantized"].const_value.numpy().astype(int)).max() == 7
     as_by_hand(draft, data[:1])

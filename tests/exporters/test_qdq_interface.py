@@ -23,7 +23,7 @@ Placed = Callable[..., Draft]
 Calibrated = Callable[..., Draft]
 ByHand = Callable[..., ir.Model]
 Sound = Callable[[Draft, ir.Model], None]
-EAGER = {name: replace(target, costs=UNIFORM) for name, target in TARGETS.items()}
+EAGER = {name: replace(t, costs=UNIFORM) for name, t in TARGETS.items() if "qdq" in t.formats}
 """The targets, with costs that make all layers worth it, so that small networks are quantized."""
 INTEGER = TARGETS["integer"]
 LAYERED = (

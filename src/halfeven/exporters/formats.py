@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from halfeven.draft import Draft
 from halfeven.errors import BadOption
+from halfeven.targets import TARGETS
 
 Exporter: TypeAlias = Callable[[Draft, Path], tuple[str, ...]]
 
@@ -28,6 +29,43 @@ class Format:
 
 FORMATS: dict[str, Format] = {
     "qdq": Format(".onnx", "ONNX with QuantizeLinear and DequantizeLinear", "halfeven.exporters.onnx:write_qdq"),
+    "qoperator": Format(".onnx", "ONNX with integer operators", "halfeven.exporters.qoperator:write_qoperator"),
+    "matmulnbits": Format(
+        ".onnx", "ONNX with MatMulNBits: weights alone, of 4 or 8 bits", "halfeven.exporters.nbits:write_nbits"
+    ),
+    "matmulnbits-int8": Format(
+        ".onnx", "the same, activations int8 inside the kernel", "halfeven.exporters.nbits:write_nbits_int8"
+    ),
+    "c": Format(".c", "C99 for bare metal, integers only", "halfeven.exporters.c.write:write_c"),
+    "tflite": Format(".tflite", "LiteRT (TensorFlow Lite)", "halfeven.exporters.litert.write:write_litert"),
+    "ncnn": Format(".param", "ncnn, int8, with its .bin beside", "halfeven.exporters.ncnn.write:write_ncnn"),
+    "openvino-ir": Format(
+        ".xml", "OpenVINO IR with FakeQuantize, its .bin beside", "halfeven.exporters.openvino.write:write_ir"
+    ),
+    "tensorrt-cache": Format(
+        ".cache", "TensorRT's calibration cache", "halfeven.exporters.tables.tensorrt:write_cache"
+    ),
+    "tensorrt-cache-minmax": Format(
+        ".cache", "the same of its min-max calibrator", "halfeven.exporters.tables.tensorrt:write_cache_minmax"
+    ),
+    "tensorrt-precision": Format(
+        ".json", "TensorRT: scales, and nodes in half precision", "halfeven.exporters.tables.tensorrt:write_precision"
+    ),
+    "ort-calibration": Format(
+        ".json", "ONNX Runtime's calibration ranges", "halfeven.exporters.tables.tensorrt:write_ort_calibration"
+    ),
+    "aimet-0.6.1": Format(".encodings", "AIMET, QNN, SNPE 0.6.1", "halfeven.exporters.tables.aimet:write_aimet_061"),
+    "aimet-1.0": Format(".encodings", "AIMET, QNN 1.0.0", "halfeven.exporters.tables.aimet:write_aimet_100"),
+    "aimet-2.0": Format(".encodings", "AIMET, QNN 2.0.0", "halfeven.exporters.tables.aimet:write_aimet_200"),
+    "ppq-tensorrt": Format(".json", "PPQ for TensorRT", "halfeven.exporters.tables.ppq:write_ppq_tensorrt"),
+    "ppq-ppl": Format(".json", "PPQ for PPL", "halfeven.exporters.tables.ppq:write_ppq_ppl"),
+    "ppq-qnn": Format(".json", "PPQ for QNN", "halfeven.exporters.tables.ppq:write_ppq_qnn"),
+    "mnn-params": Format(".json", "MNN's quantization parameters", "halfeven.exporters.tables.mnn:write_mnn"),
+    "vitis-fix": Format(".json", "Vitis AI's fix positions", "halfeven.exporters.tables.vitis:write_fix_positions"),
+    "ncnn-table": Format(".table", "ncnn's calibration table", "halfeven.exporters.ncnn_table:write_ncnn_table"),
+    "encodings": Format(
+        ".json", "every scale in plain JSON, for closed toolchains", "halfeven.exporters.tables.neutral:write_encodings"
+    ),
 }
 
 
@@ -42,3 +80,30 @@ def exporter_named(name: str) -> Exporter:
     module, _, function = FORMATS[name].home.partition(":")
     exporter: Exporter = getattr(import_module(module), function)
     return exporter
+
+
+def format_of(path: str | Path, name: str | None = None) -> str:
+    """The format to write to `path`: the one named, else that of its suffix; .onnx and no suffix are qdq.
+
+    Raises:
+        BadOption: no format has the suffix, or several; they are listed.
+    """
+    if name is not None:
+        if name not in FORMATS:
+            raise BadOption(f"--format '{name}' is not known. Choose one of: {', '.join(FORMATS)}.")
+        return name
+    file = Path(path)
+    if not file.suffix:
+        return "qdq"
+    found = [known for known, entry in FORMATS.items() if file.name.lower().endswith(entry.suffix)]
+    if len(found) == 1 or "qdq" in found:
+        return found[0] if len(found) == 1 else "qdq"
+    if found:
+        raise BadOption(f"'{file}' may be of several formats. Choose one with --format: {', '.join(found)}.")
+    known = ", ".join(f"{entry.suffix} ({key})" for key, entry in FORMATS.items())
+    raise BadOption(f"'{file}' has the suffix of no format. Say --format, or use one of: {known}.")
+
+
+def target_of(name: str) -> str:
+    """The target that a format is for, unless another is asked for: the first whose table lists it."""
+    return next((key for key, target in TARGETS.items() if name in target.formats), next(iter(TARGETS)))

@@ -5,50 +5,49 @@
     bias          int32 initializer -> DQ -> layer    scale = input scale * weight scale, zero point 0
     table         Gather of int8 codes -> real        the lookup moves codes; only what was looked up is made real
     clamp         Relu, Clip and Min whose bounds the codes cannot pass are dropped: saturation does their work
+    dynamic       a layer whose activation is quantized anew in each run becomes integer operators (onnx_dynamic)
 
 The integers are those of `numerics.quantize`, computed when the file is written, tensor by tensor, so that a model of
 any size needs little memory. Nothing else about the float graph changes. The order of nodes and of initializers follows
 the graph, so equal drafts give equal bytes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from halfeven.draft import Draft
 from halfeven.errors import UnsupportedByTarget
+from halfeven.exporters.onnx_codes import codes_tensor, coverage, in_opset, scale_and_zero
+from halfeven.exporters.onnx_dynamic import put_dynamic, split
 from halfeven.graph import ops
+from halfeven.graph.biases import bias_params
 from halfeven.graph.clamps import CLAMPS, idle
-from halfeven.graph.edit import unused, value_names
-from halfeven.graph.plan import Plan, Quantizer, Site
+from halfeven.graph.edit import drop_unread, take_over, unused, value_names
+from halfeven.graph.plan import Plan, Site
 from halfeven.graph.saving import save, spare
-from halfeven.graph.weights import let_go
-from halfeven.numerics.quantize import quantize
 from halfeven.numerics.scheme import QParams
 from halfeven.run.specs import external_files
-
-Array = npt.NDArray[np.generic]
-PIECE = 1 << 22
-KEPT_BYTES = 1 << 24  # codes of smaller tensors are kept, of larger ones computed anew whenever they are written
+from halfeven.targets.check import refuse
 
 
 def to_qdq(draft: Draft) -> ir.Model:
     """The quantized model as ONNX QDQ; the draft is left as it is.
 
     Raises:
-        UnsupportedByTarget: a group has no parameters (the draft was not calibrated).
+        UnsupportedByTarget: a group has no parameters (it was not calibrated), or the target cannot run the plan.
     """
-    groups = draft.plan.groups
-    for site, group in draft.plan.sites.items():
-        if groups[group].params is None and groups[group].role != "bias":
+    refuse(draft.target, draft.model, draft.plan)
+    plan, dynamic = split(draft.plan)
+    for site, group in (*plan.sites.items(), *dynamic.items()):
+        if draft.plan.groups[group].params is None and draft.plan.groups[group].role != "bias":
             raise UnsupportedByTarget(f"{site} has no scale: run Calibrate before the export.")
-    model = draft.model.clone()
-    _Writer(model, draft.plan, draft.target.clamps_in_range).write()
+    model = in_opset(draft.model, [draft.plan.groups[group].scheme for group in plan.sites.values()]).clone()
+    _Writer(model, plan, draft.target.clamps_in_range).write()
+    put_dynamic(model, draft.plan, dynamic)
     return model
 
 
@@ -57,23 +56,6 @@ def write_qdq(draft: Draft, path: Path) -> tuple[str, ...]:
     spare(path, external_files(draft.model))
     save(to_qdq(draft), path)
     return ()
-
-
-def bias_params(plan: Plan, node: ir.Node, quantizer: Quantizer) -> QParams:
-    """Parameters of a bias: scale = f32(input scale * weight scale), shape (channels,) or (1,)."""
-    traits, name = ops.TRAITS[node.op_type], node.name or ""
-    found = []
-    for port in (traits.data, traits.weight):
-        value = node.inputs[port]
-        seen = plan.seen_by(value.name or "", name, port) if value is not None else None
-        if seen is None or seen.params is None:
-            raise UnsupportedByTarget(
-                f"{node.op_type} '{name}': its bias is quantized, but not its input {port}. Quantize both, or leave "
-                "the bias out of the plan."
-            )
-        found.append(seen.params.scale.ravel())
-    scale = (found[0] * found[1]).astype(np.float32)
-    return QParams(quantizer.scheme, scale, np.zeros(scale.shape, np.int32))
 
 
 @dataclass
@@ -110,9 +92,7 @@ class _Writer:
                 del node.attributes["dilations"]  # the default; the runtime's integer kernel refuses the attribute
             if node.op_type == "Resize" and "axes" in node.attributes:
                 self._name_all_axes(node)
-        for name, value in list(graph.initializers.items()):
-            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
-                del graph.initializers[name]
+        drop_unread(graph)
 
     def _name_all_axes(self, node: ir.Node) -> None:
         """Let a Resize state the scale or size of every axis: ONNX Runtime, moving codes through it, loses `axes`."""
@@ -160,15 +140,12 @@ class _Writer:
         return node
 
     def _scale_and_zero(self, base: str, group: int, params: QParams) -> tuple[ir.Value, ir.Value]:
-        """Initializers of a group, named after the first of its sites; scalars when per-tensor."""
+        """Initializers of a group, named after the first of its sites."""
         if group not in self.params:
-            shape = () if not params.scheme.tiling.tiles else (-1,)
-            zero = params.zero_point.reshape(shape).astype(params.scheme.grid.dtype)
-            pair = []
-            for name, array in ((f"{base}_scale", params.scale.reshape(shape)), (f"{base}_zero_point", zero)):
-                free = unused(name, self.names)
-                pair.append(self._initializer(free, ir.tensor(array, name=free)))
-            self.params[group] = pair[0], pair[1]
+            array, codes = scale_and_zero(params)
+            name, codes.name = unused(f"{base}_scale", self.names), unused(f"{base}_zero_point", self.names)
+            scale = self._initializer(name, ir.tensor(array, name=name))
+            self.params[group] = scale, self._initializer(codes.name, codes)
         return self.params[group]
 
     # ------------------------------------------------------------------------------------------ constants
@@ -187,20 +164,13 @@ class _Writer:
         assert tensor is not None
         if group not in self.codes:
             name = unused(f"{site.value}_quantized", self.names)
-            dtype = ir.DataType.from_numpy(params.scheme.grid.dtype)
-            small = tensor.nbytes <= KEPT_BYTES
-            lazy = ir.LazyTensor(
-                _codes_of(tensor, params, name), dtype, ir.Shape(tensor.shape.numpy()), cache=small, name=name
-            )
-            self.codes[group] = self._initializer(name, lazy)
+            self.codes[group] = self._initializer(name, codes_tensor(tensor, params, name))
         scale, zero = self._scale_and_zero(site.value, group, params)
         if node.op_type == "Gather":
             self._table(node, self.codes[group], scale, zero)
             return
         if group not in self.reals:
-            axis = params.scheme.tiling.axis
-            attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
-            inputs = [self.codes[group], scale, zero]
+            inputs, attributes = [self.codes[group], scale, zero], coverage(params.scheme.tiling)
             dq = self._node("DequantizeLinear", inputs, f"{site.value}_dequantized", ir.DataType.FLOAT, attributes)
             dq.outputs[0].shape = self.codes[group].shape
             node.prepend(dq)
@@ -233,7 +203,7 @@ class _Writer:
             last = self._node("DequantizeLinear", [rows.outputs[0], scale, zero], f"{base}_dequantized", real)
             made = [rows, last]
         node.prepend(made)
-        _take_over(out, last.outputs[0])
+        take_over(out, last.outputs[0])
         self.model.graph.remove(node, safe=True)
 
     # ---------------------------------------------------------------------------------------------- wires
@@ -282,51 +252,20 @@ class _Writer:
             self.model.graph.insert_before(self.model.graph[0], nodes)
 
     def _idle_clamps(self, value: ir.Value, params: QParams) -> list[ir.Node]:
-        """The clamps between a quantized node and `value` that cannot change what the codes express, last first."""
+        """The clamps in front of `value`, behind a quantized node, that change nothing in the codes, last first."""
         found: list[ir.Node] = []
-        node = value.producer()
-        while self.clamps and node is not None and node.op_type in CLAMPS and idle(node, params):
+        all_idle, node = True, value.producer()
+        while self.clamps and node is not None and node.op_type in CLAMPS:
             before = node.inputs[0]
             maker = before.producer() if before is not None else None
             if before is None or maker is None or len(before.uses()) != 1 or before.is_graph_output():
                 break
-            found.append(node)
+            all_idle = all_idle and idle(node, params)
+            found += [node] if all_idle else []
             if maker.op_type not in CLAMPS and any(site.consumer == maker.name for site in self.plan.sites):
                 return found
             node = maker
         return []
-
-
-def _codes_of(tensor: ir.TensorProtocol, params: QParams, name: str) -> Callable[[], ir.TensorProtocol]:
-    return partial(_evaluate, tensor, params, name)
-
-
-def _evaluate(tensor: ir.TensorProtocol, params: QParams, name: str) -> ir.TensorProtocol:
-    codes = _pieces(tensor.numpy(), params)
-    let_go(tensor)
-    return ir.Tensor(codes, name=name)
-
-
-def _pieces(x: np.ndarray, params: QParams) -> np.ndarray:
-    """The codes, a piece of the leading axis at a time where that has one scale or one scale for each row."""
-    axis = params.scheme.tiling.axis
-    if x.size <= PIECE or x.ndim < 2 or axis not in (None, 0):
-        return quantize(x.astype(np.float32, copy=False), params)
-    codes = np.empty(x.shape, params.scheme.grid.dtype)
-    rows = max(1, PIECE // (x.size // x.shape[0]))
-    for start in range(0, x.shape[0], rows):
-        part = slice(start, start + rows)
-        own = params if axis is None else QParams(params.scheme, params.scale[part], params.zero_point[part])
-        codes[part] = quantize(x[part].astype(np.float32, copy=False), own)
-    return codes
-
-
-def _take_over(old: ir.Value, new: ir.Value) -> None:
-    """Let `new` stand for `old`, under its name, for readers, subgraphs and as graph output."""
-    name = old.name
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-    old.name, new.name = None, name
-    new.type, new.shape = old.type or new.type, old.shape
 
 
 def _swap_output(model: ir.Model, old: ir.Value, new: ir.Value) -> None:

@@ -126,6 +126,21 @@ def absorb(value: ir.Value, follower: ir.Node) -> None:
         rename(value, last.name)
 
 
+def take_over(old: ir.Value, new: ir.Value) -> None:
+    """Let `new` stand for `old`, under its name, for readers, subgraphs and as graph output."""
+    name = old.name
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    old.name, new.name = None, name
+    new.type, new.shape = old.type or new.type, old.shape
+
+
+def drop_unread(graph: ir.Graph) -> None:
+    """Take out the initializers that nobody reads."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+            del graph.initializers[name]
+
+
 def root_cause(error: BaseException) -> str:
     """Return the start of the innermost message of an error of onnx-ir, whose outer layers quote whole graphs."""
     while error.__cause__ is not None:

@@ -76,6 +76,8 @@ def params_at(node: ir.Node) -> QParams | None:
         return None
     scales = np.asarray(scale.numpy(), np.float32)
     zeros = np.zeros(scales.shape, np.int32) if given is None else np.asarray(given.numpy()).astype(np.int32)
+    if zeros.size == scales.size == 1:  # one tool or another gives only one of the two an axis
+        zeros = zeros.reshape(scales.shape)
     if zeros.shape != scales.shape:
         raise UnsupportedModel(_fault(node, f"a scale of shape {scales.shape} and a zero point of {zeros.shape}"))
     tiling, shape = _tiling(node, scales)

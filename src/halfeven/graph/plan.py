@@ -24,6 +24,8 @@ from halfeven.numerics.scheme import QParams, Scheme
 VERSION = 1
 REMEDY = "Give a file made with --save-plan."
 Role = Literal["activation", "weight", "bias"]
+DYNAMIC = "dynamic"
+"""The `method` of an activation whose parameters are found anew in each run: it has none in the plan, ever."""
 
 
 @dataclass(frozen=True, order=True)
@@ -209,39 +211,90 @@ def _site(place: Any) -> Site:
     )
 
 
+@dataclass(frozen=True)
+class Change:
+    """One difference between two plans: at a site, of these groups (None: not quantized), or of a node's fate."""
+
+    kind: Literal["quantized", "scheme", "scale", "zero point", "node"]
+    where: str
+    text: str
+    groups: tuple[int | None, int | None] = (None, None)
+
+
+def changes(before: Plan, after: Plan) -> list[Change]:
+    """What changed between two plans, in the order of sites and nodes.
+
+    A value quantized for all readers in one plan and for single readers, alike, in the other is the same place.
+    """
+    found, told = [], set()
+    sides = [(plan, _by_value(plan)) for plan in (before, after)]
+    for site in sorted(set(before.sites) | set(after.sites)):
+        old, new = (_group_at(plan, values, site) for plan, values in sides)
+        if (site.value, old, new) in told and not (site in before.sites and site in after.sites):
+            continue
+        told.add((site.value, old, new))
+        was, now = (None if g is None else plan.groups[g] for g, plan in ((old, before), (new, after)))
+        for kind, text in _between(was, now):
+            found.append(Change(kind, str(site), text, (old, new)))
+    for node in sorted(set(before.floats) | set(after.floats)):
+        reasons = before.floats.get(node), after.floats.get(node)
+        if reasons[0] != reasons[1]:
+            text = "is now quantized" if reasons[1] is None else f"stays float: {reasons[1]}"
+            found.append(Change("node", node, text))
+    return found
+
+
 def difference(before: Plan, after: Plan) -> list[str]:
     """What changed between two plans, a sentence each, in the order of sites and nodes."""
-    lines = []
-    for site in sorted(set(before.sites) | set(after.sites)):
-        old, new = before.at(site), after.at(site)
-        if old is None or new is None:
-            lines.append(f"{site}: {'was not quantized, now ' + str(new.scheme) if new else 'no longer quantized'}")
-        elif old.scheme != new.scheme:
-            lines.append(f"{site}: {old.scheme} became {new.scheme}")
-        else:
-            lines += [f"{site}: {change}" for change in _changes(old.params, new.params)]
-    for node in sorted(set(before.floats) | set(after.floats)):
-        was, now = before.floats.get(node), after.floats.get(node)
-        if was != now:
-            lines.append(f"node '{node}' " + ("is now quantized" if now is None else f"stays float: {now}"))
-    return lines
+    found = changes(before, after)
+    return [f"node '{c.where}' {c.text}" if c.kind == "node" else f"{c.where}: {c.text}" for c in found]
 
 
-def _changes(old: QParams | None, new: QParams | None) -> list[str]:
+def _by_value(plan: Plan) -> dict[str, set[int]]:
+    """The groups of a value's sites."""
+    found: dict[str, set[int]] = {}
+    for site, group in plan.sites.items():
+        found.setdefault(site.value, set()).add(group)
+    return found
+
+
+def _group_at(plan: Plan, values: Mapping[str, set[int]], site: Site) -> int | None:
+    """The group of a site: its own, that of all readers, or the one that all single readers have."""
+    if site in plan.sites:
+        return plan.sites[site]
+    if site.consumer:
+        return plan.sites.get(Site(site.value))
+    groups = values.get(site.value, set())
+    return next(iter(groups)) if len(groups) == 1 else None
+
+
+def _between(was: Quantizer | None, now: Quantizer | None) -> list[tuple[Any, str]]:
+    """Kinds and sentences of what differs between two quantizers."""
+    if was is None or now is None:
+        if was is now:
+            return []
+        return [("quantized", "no longer quantized" if now is None else f"was not quantized, now {now.scheme}")]
+    if was.scheme != now.scheme:
+        both = was.params is not None and now.params is not None
+        scales = _changes(was.params, now.params) if both else []
+        return [("scheme", f"{was.scheme} became {now.scheme}"), *(c for c in scales if c[0] == "scale")]
+    return _changes(was.params, now.params)
+
+
+def _changes(old: QParams | None, new: QParams | None) -> list[tuple[Any, str]]:
     """Where two sets of parameters differ; of many channels the first that does, and how many."""
     if old is None or new is None:
-        return (
-            []
-            if old is new
-            else ["has no scale any more" if new is None else f"scale {new.scale.ravel()[0]:.6g} is new"]
-        )
+        if old is new:
+            return []
+        text = "has no scale any more" if new is None else f"scale {new.scale.ravel()[0]:.6g} is new"
+        return [("scale", text)]
     found = []
     for name, a, b in (("scale", old.scale, new.scale), ("zero point", old.zero_point, new.zero_point)):
-        if a.shape != b.shape:
-            found.append(f"{name} of shape {a.shape} became one of {b.shape}")
+        if a.size != b.size:
+            found.append((name, f"{name} of shape {a.shape} became one of {b.shape}"))
             continue
         where = np.flatnonzero(a.ravel() != b.ravel())
         if where.size:
             more = f" (channel {where[0]}, one of {where.size} that changed)" if a.size > 1 else ""
-            found.append(f"{name} {a.ravel()[where[0]]:.6g} became {b.ravel()[where[0]]:.6g}{more}")
+            found.append((name, f"{name} {a.ravel()[where[0]]:.6g} became {b.ravel()[where[0]]:.6g}{more}"))
     return found

@@ -18,6 +18,7 @@ before any data: float32(float32(sa * sb) / sc). Which flavour a runtime uses:
     fixed_half_up     (da A + db B) / 2**n, half_up;  n = 20 - floor(log2(max(ra, rb))), A = half_even(ra 2**n)  XNNPACK
     fixed_half_away   the same, half_away, with 21 for 20        ONNX Runtime on Arm, QNNPACK
     float32_fused     half_even(fma(a, ra, fma(b, rb, zc - fma(ra, za, rb * zb))))     ONNX Runtime on x86
+                      for one b along the innermost axis, `scalar`: fma(a, ra, (zc - fma(ra, za, rb * zb)) + b * rb)
 
 All then add the zero point (`float32_fused` has done so) and clip. With power-of-two scales, where ties are common,
 ONNX Runtime's own two kernels differ by one code on a tenth of the outputs.
@@ -91,14 +92,16 @@ def convert(
     return np.concatenate(done).reshape(codes.shape)
 
 
-def add(a: AnyCodes, b: AnyCodes, in_a: Affine, in_b: Affine, out: Output, kernel: Addition) -> Codes:
-    """Codes of the sum of `a` and `b`, which broadcast; int32.
+def add(
+    a: AnyCodes, b: AnyCodes, in_a: Affine, in_b: Affine, out: Output, kernel: Addition, scalar: bool = False
+) -> Codes:
+    """Codes of the sum of `a` and `b`, which broadcast; int32. `scalar`: one `b` serves a whole run of `a`.
 
     Raises:
         BadOption: the ratio of an input's scale to the output's is beyond what the kernel can hold.
     """
     if kernel is Addition.FLOAT32_FUSED:
-        return np.clip(_fused_sum(a, b, in_a, in_b, out.affine), out.low, out.high).astype(np.int32)
+        return np.clip(_fused_sum(a, b, in_a, in_b, out.affine, scalar), out.low, out.high).astype(np.int32)
     da, db = _offsets(a, in_a), _offsets(b, in_b)
     if kernel is Addition.DOUBLE_ROUNDING:
         total = _doubly_rounded_sum(da, db, in_a, in_b, out.affine)
@@ -141,9 +144,10 @@ def _fixed_sum(
     return rounding_shift(da * ma + db * mb, n, rule)
 
 
-def _fused_sum(a: AnyCodes, b: AnyCodes, in_a: Affine, in_b: Affine, out: Affine) -> Integers:
+def _fused_sum(a: AnyCodes, b: AnyCodes, in_a: Affine, in_b: Affine, out: Affine, scalar: bool) -> Integers:
     ra, rb = _float32s(in_a.scale, in_b.scale) / np.float32(out.scale)
     za, zb, zc = _float32s(in_a.zero_point, in_b.zero_point, out.zero_point)
     fixed = zc - fma(ra, za, rb * zb)
-    inner = fma(b.astype(np.float32), rb, fixed)
+    real_b = b.astype(np.float32)
+    inner = fixed + real_b * rb if scalar else fma(real_b, rb, fixed)
     return np.rint(fma(a.astype(np.float32), ra, inner)).astype(np.int64)

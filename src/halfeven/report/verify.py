@@ -5,6 +5,9 @@ agreement      share of equal top-1 classes of the first output, where it holds 
 accuracy       top-1, where labels are known
 size           bytes of the files
 latency        median of interleaved runs of the first sample, on this machine
+
+A quantized file of another runtime runs there, the float model in ONNX Runtime. If that runtime can be given the float
+model too, its latency there is told besides.
 """
 
 import tempfile
@@ -22,6 +25,7 @@ from halfeven.draft import Batch, Progress, Samples, no_progress
 from halfeven.errors import BadCalibration
 from halfeven.run.compare import fidelity
 from halfeven.run.ort import OrtExecutor, integer_nodes_of, interleaved
+from halfeven.run.runtimes import Executor, Fitted, alike
 from halfeven.stats.distance import Fidelity
 from halfeven.wording import counted
 
@@ -29,6 +33,7 @@ LOUD_SQNR = 10.0
 MOST = 8  # outputs in the table
 SLOWER = 1.05
 SECONDS = 0.25
+HERE = "ONNX Runtime"
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ class Verification:
     """What quantization cost and gained. dB, shares of 1, bytes, milliseconds; None where it does not apply.
 
     `outputs`: SQNR and cosine by name. `classes`: how many top-1 classes `agreement` compares. Of pairs the first is
-    the float model's; `latency` has the ratio third.
+    the float model's; `latency` has the ratio third. `runtime` ran the quantized model; `own_float` is the latency, as
+    `latency`, with the float model in that runtime too.
     """
 
     samples: int
@@ -46,9 +52,11 @@ class Verification:
     labelled: int
     latency: tuple[float, float, float]
     sizes: tuple[int, int] = (0, 0)
-    integer_layers: tuple[int, int] = (0, 0)
+    integer_layers: tuple[int, int] | None = (0, 0)
     classes: int = 0
     warnings: tuple[str, ...] = ()
+    runtime: str = HERE
+    own_float: tuple[float, float, float] | None = None
 
     @property
     def sqnr_db(self) -> float:
@@ -72,11 +80,12 @@ class Verification:
         if self.agreement is not None:
             cost.append(f"{self.agreement * 100:.4g} % same top-1")
         cost += [f"{self.sizes[1] / max(self.sizes[0], 1):.2f} x size", f"{self.latency[2]:.2f} x latency"]
-        return f"{', '.join(cost)} (on {counted(self.samples, 'sample')}, in ONNX Runtime on this machine)"
+        return f"{', '.join(cost)} (on {counted(self.samples, 'sample')}, in {self.runtime} on this machine)"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         floating, quantized, ratio = self.latency
+        layers, own = self.integer_layers, self.own_float
         return {
             "samples": self.samples,
             "sqnr_db": _finite(self.sqnr_db),
@@ -87,7 +96,9 @@ class Verification:
             "labelled": self.labelled,
             "bytes": {"float": self.sizes[0], "int8": self.sizes[1]},
             "latency_ms": {"float": floating, "int8": quantized, "ratio": ratio},
-            "integer_layers": {"integer": self.integer_layers[0], "all": self.integer_layers[1]},
+            "integer_layers": None if layers is None else {"integer": layers[0], "all": layers[1]},
+            "runtime": self.runtime,
+            "own_float_ms": None if own is None else {"float": own[0], "int8": own[1], "ratio": own[2]},
             "warnings": list(self.warnings),
         }
 
@@ -106,9 +117,15 @@ class Verification:
             a, b = (100 * share for share in self.accuracy)
             rows.append((f"accuracy, {self.labelled} labels", f"{a:.1f} %", f"{b:.1f} %", f"{b - a:+.1f} points"))
         rows.append(("size", _bytes(big), _bytes(small), f"{small / max(big, 1):.2f} x"))
-        rows.append(("latency, median", f"{floating:.2f} ms", f"{quantized:.2f} ms", f"{ratio:.2f} x"))
-        done, layers = self.integer_layers
-        rows.append(("integer layers", "", f"{done} of {layers}", "as ONNX Runtime executes them"))
+        what = "latency, median" if self.runtime == HERE else f"latency, {HERE} and {self.runtime}"
+        rows.append((what, f"{floating:.2f} ms", f"{quantized:.2f} ms", f"{ratio:.2f} x"))
+        if self.own_float is not None:
+            floating, quantized, ratio = self.own_float
+            what = f"latency, float in {self.runtime} too"
+            rows.append((what, f"{floating:.2f} ms", f"{quantized:.2f} ms", f"{ratio:.2f} x"))
+        if self.integer_layers is not None:
+            done, layers = self.integer_layers
+            rows.append(("integer layers", "", f"{done} of {layers}", f"as {self.runtime} executes them"))
         return rows
 
 
@@ -143,18 +160,44 @@ def compare_models(
         optimized = Path(folder) / "optimized.onnx"
         first = reference if isinstance(reference, OrtExecutor) else OrtExecutor(reference)
         second = OrtExecutor(other, signed=signed, written=optimized)
-        found = _compared(first, second, data, labels or {}, progress)
+        found, _ = _compared(first, second, data, labels or {}, progress)
         layers = integer_nodes_of(optimized)
-    return replace(found, sizes=sizes, integer_layers=layers, warnings=_warnings(found.outputs, found.latency, layers))
+    warnings = _warnings(found.outputs, found.latency[2], layers)
+    return replace(found, sizes=sizes, integer_layers=layers, warnings=warnings)
+
+
+def compare_file(
+    reference: ir.Model,
+    other: Fitted,
+    data: Samples,
+    *,
+    sizes: tuple[int, int],
+    own_float: Fitted | None = None,
+    labels: Mapping[str, frozenset[int]] | None = None,
+    progress: Progress = no_progress,
+) -> Verification:
+    """The same for a file of another runtime; `own_float` is the float model opened there.
+
+    Raises:
+        BadCalibration: there is no sample, or the file takes or gives other things than the float model.
+    """
+    found, sample = _compared(OrtExecutor(reference), other, data, labels or {}, progress)
+    layers = other.integer_layers(sample)
+    own = None if own_float is None else _latency(own_float, other, sample)
+    ratio = (found.latency if own is None else own)[2]
+    warnings = _warnings(found.outputs, ratio, layers)
+    name = other.runtime.name
+    return replace(found, sizes=sizes, integer_layers=layers, warnings=warnings, runtime=name, own_float=own)
 
 
 def _compared(
-    first: OrtExecutor,
-    second: OrtExecutor,
+    first: Executor,
+    second: Executor,
     data: Samples,
     labels: Mapping[str, frozenset[int]],
     progress: Progress,
-) -> Verification:
+) -> tuple[Verification, Batch]:
+    """The figures that two executors give, and the first sample."""
     sums: dict[str, Fidelity] = {}
     total = length_hint(data) or None
     tally = _Tally(labels)
@@ -162,6 +205,7 @@ def _compared(
     count = 0
     for label, feeds in data:
         a, b = first(feeds, label), second(feeds, label)
+        b = {name: alike(np.asarray(a[name]), np.asarray(b[name])) if name in a else b[name] for name in b}
         for name, value in fidelity(a, b).items():
             sums[name] = sums[name].merge(value) if name in sums else value
         tally.add(label, a, b)
@@ -171,18 +215,23 @@ def _compared(
     if sample is None:
         raise BadCalibration("There is no sample to verify with: the data are empty.")
     progress("measure", 0, None)
-    pairs = interleaved(first, second, sample, SECONDS)
-    latency = median(a for a, _ in pairs), median(b for _, b in pairs), median(b / a for a, b in pairs)
     outputs = {name: (value.sqnr_db, value.cosine) for name, value in sums.items()}
-    return Verification(
+    found = Verification(
         samples=count,
         outputs=outputs,
         agreement=tally.agreement,
         accuracy=tally.accuracy,
         labelled=tally.labelled,
-        latency=latency,
+        latency=_latency(first, second, sample),
         classes=tally.rows,
     )
+    return found, sample
+
+
+def _latency(first: Executor, second: Executor, sample: Batch) -> tuple[float, float, float]:
+    """Milliseconds of each, and the ratio: medians of interleaved runs."""
+    pairs = interleaved(first, second, sample, SECONDS)
+    return median(a for a, _ in pairs), median(b for _, b in pairs), median(b / a for a, b in pairs)
 
 
 class _Tally:
@@ -221,7 +270,7 @@ class _Tally:
 
 
 def _warnings(
-    outputs: Mapping[str, tuple[float, float]], latency: tuple[float, float, float], layers: tuple[int, int]
+    outputs: Mapping[str, tuple[float, float]], ratio: float, layers: tuple[int, int] | None
 ) -> tuple[str, ...]:
     said = []
     poor = [name for name, (sqnr, _) in outputs.items() if not sqnr >= LOUD_SQNR]
@@ -231,11 +280,16 @@ def _warnings(
             "far from the float one. Give more or truer calibration data, check --preprocess, or keep sensitive layers "
             "in float."
         )
-    if latency[2] > SLOWER:
-        why = f"only {layers[0]} of {layers[1]} layers run in integers"
-        if layers[0] == 0:
-            why = "no layer runs in integers"
-        elif layers[0] == layers[1]:
-            why = "its layers are too small to pay for quantizing"
-        said.append(f"INT8 is slower than float on this machine ({latency[2]:.2f} x): {why}.")
+    if ratio > SLOWER:
+        said.append(f"INT8 is slower than float on this machine ({ratio:.2f} x): {_why_slow(layers)}.")
     return tuple(said)
+
+
+def _why_slow(layers: tuple[int, int] | None) -> str:
+    if layers is None:
+        return "its runtime does not tell which layers run in integers"
+    if layers[0] == 0:
+        return "no layer runs in integers"
+    if layers[0] == layers[1]:
+        return "its layers are too small to pay for quantizing"
+    return f"only {layers[0]} of {layers[1]} layers run in integers"

@@ -8,7 +8,7 @@ small description.
 import re
 import tempfile
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -228,7 +228,7 @@ def first(samples: Iterable[tuple[str, Batch]]) -> tuple[str, Batch] | None:
 
 
 def interleaved(
-    a: OrtExecutor, b: OrtExecutor, feeds: Batch, seconds: float, least: int = 5
+    a: Callable[[Batch], Batch], b: Callable[[Batch], Batch], feeds: Batch, seconds: float, least: int = 5
 ) -> list[tuple[float, float]]:
     """Milliseconds of a run of `a` and one of `b`, in turn (A B, B A, ...), until `seconds` are over; two warm-ups."""
     for _ in range(2):

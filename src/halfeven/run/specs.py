@@ -57,6 +57,8 @@ def model_digest(model: ir.Model) -> str:
 def file_size(model: Any) -> int:
     """Bytes of a model's file and of its external data; of a model in memory, what its file would have."""
     if isinstance(model, str | Path):
+        if Path(model).suffix.lower() == ".tflite":  # holds all that belongs to it
+            return Path(model).stat().st_size
         return Path(model).stat().st_size + sum(p.stat().st_size for p in external_files(load(model)))
     held = model if isinstance(model, ir.Model) else load(model)
     outside = [t.nbytes for v in held.graph.initializers.values() if isinstance(t := v.const_value, ir.ExternalTensor)]

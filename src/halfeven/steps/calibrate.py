@@ -2,9 +2,11 @@
 
     activation   range by the chosen estimator from the group's merged statistics -> parameters of its scheme; a moving
                  average, which merged statistics have none of, becomes minmax, and a note says so
-    constant     minimum and maximum of the tensor itself; weights per channel
+    constant     minimum and maximum of the tensor itself; weights per channel. Of powers of two the covering one, its
+                 half or its quarter, whichever has the least squared error
     bias         scale = input scale * weight scale, no freedom; but a bias too large for int32 at that scale has the
-                 weight's scale of its channel raised until it fits (a dead channel's tiny weights otherwise ruin it)
+                 weight's scale of its channel raised until it fits (a dead channel's tiny weights otherwise ruin it).
+                 Where the device stores it by a power of two of its own: that (graph/stored_biases.py)
 
 A group whose parameters are set already (pinned, or from an edited plan) is left alone.
 """
@@ -15,6 +17,7 @@ from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from halfeven.draft import Draft, Progress, Samples
@@ -22,9 +25,10 @@ from halfeven.errors import BadCalibration, BadOption
 from halfeven.graph import ops
 from halfeven.graph.clamps import clamp_limits
 from halfeven.graph.plan import Plan, Quantizer
+from halfeven.graph.stored_biases import fit_biases
 from halfeven.graph.weights import array_at, let_go
-from halfeven.numerics.quantize import params_for, params_of
-from halfeven.numerics.scheme import QParams
+from halfeven.numerics.quantize import fake_quantize, params_for, params_of
+from halfeven.numerics.scheme import QParams, ScaleRule, Scheme
 from halfeven.stats.estimate import PERCENTILE, estimate, method_named
 from halfeven.stats.lp import POWER
 from halfeven.stats.observation import Observation
@@ -189,17 +193,26 @@ def _constants(model: ir.Model, plan: Plan) -> tuple[Plan, list[str]]:
             x = array.astype(np.float32)
             if not np.isfinite(x).all():
                 raise BadCalibration(f"Weight '{site.value}' holds NaN or infinity; it cannot be quantized.")
-            params = params_of(x, quantizer.scheme)
+            params = _constant_params(x, quantizer.scheme)
             let_go(ops.constant_of(nodes[site.consumer].inputs[site.port]))
             plan = plan.with_group(group, replace(quantizer, params=params, method="minmax"))
             free.add(group)
     for site, group in sorted(plan.sites.items()):
-        if plan.groups[group].role == "bias":
+        if plan.groups[group].role == "bias" and plan.groups[group].scheme.scale is ScaleRule.FREE:
             plan, widened = _fit_bias(nodes[site.consumer], plan, free)
             if widened:
                 channels = counted(widened, "channel")
                 notes.append(f"'{site.consumer}': the weight scale of {channels} was raised for the bias")
-    return plan, notes
+    return fit_biases(model, plan), notes
+
+
+def _constant_params(x: npt.NDArray[np.float32], scheme: Scheme) -> QParams:
+    """Parameters of a constant: those that cover it, but of powers of two the one with the least squared error."""
+    covering = params_of(x, scheme)
+    if scheme.scale is ScaleRule.FREE or covering.scale.size != 1:
+        return covering
+    finer = [replace(covering, scale=covering.scale * np.float32(factor)) for factor in (1.0, 0.5, 0.25)]
+    return min(finer, key=lambda params: float(np.square((fake_quantize(x, params) - x).astype(np.float64)).sum()))
 
 
 def _fit_bias(node: ir.Node, plan: Plan, free: set[int]) -> tuple[Plan, int]:

@@ -23,9 +23,11 @@ from halfeven.draft import Draft, Progress, Samples
 from halfeven.graph import ops
 from halfeven.graph.patches import matrix_of, weight_of
 from halfeven.graph.plan import Site
+from halfeven.graph.stored_biases import fit_biases
 from halfeven.graph.weights import array_at, put_constant, shared
 from halfeven.numerics.feedback import round_columns
 from halfeven.numerics.quantize import dequantize, quantize, spread
+from halfeven.numerics.ragged import is_ragged
 from halfeven.numerics.scheme import QParams
 from halfeven.stats.moments import Moments
 from halfeven.wording import counted
@@ -55,9 +57,10 @@ class Gptq:
         left = sum(ops.is_layer(n) and n.name not in draft.plan.floats for n in model.graph) - len(layers)
         if layers and left > 0:
             draft = draft.noting(
-                f"the weights of {counted(left, 'layer')} are rounded to nearest: no second moments were taken"
+                f"the weights of {counted(left, 'layer')} are rounded to nearest: no second moments were taken, or a "
+                "block is short"
             )
-        return replace(draft, model=model, plan=plan) if layers else draft
+        return replace(draft, model=model, plan=fit_biases(model, plan)) if layers else draft
 
     def _round(self, node: ir.Node, params: QParams, moments: Moments, model: ir.Model) -> str | None:
         """Round one layer; returns the name of its bias, if it has one."""
@@ -66,16 +69,18 @@ class Gptq:
         bias = array_at(node, 2) if node.op_type in ("Conv", "Gemm") else None
         x = weight.astype(np.float32)
         matrix = matrix_of(node, x).astype(np.float64)
-        scale = matrix_of(node, np.ascontiguousarray(spread(params.scale, x.shape) * np.ones(x.shape))).astype(
-            np.float64
+        scale, zero = (
+            matrix_of(node, np.ascontiguousarray(spread(p, x.shape) * np.ones(x.shape))).astype(np.float64)
+            for p in (params.scale, params.zero_point)
         )
         limits = params.scheme.grid.low, params.scheme.grid.high
         free = bias is not None
         form = moments.covariance if free else moments.gram / max(moments.count, 1)
         nearest = matrix_of(node, dequantize(quantize(x, params), params)).astype(np.float64)
-        codes = solve_gptq(matrix, scale, form, limits, self.damping)
-        better = _error(matrix - codes * scale, form) < _error(matrix - nearest, form)
-        chosen = np.where(better[:, :, None], codes * scale, nearest)
+        shifted = matrix + zero * scale  # with a zero point, w - (q - z) s = (w + z s) - q s
+        found = (solve_gptq(shifted, scale, form, limits, self.damping) - zero) * scale
+        better = _error(matrix - found, form) < _error(matrix - nearest, form)
+        chosen = np.where(better[:, :, None], found, nearest)
         put_constant(node, 1, weight_of(node, chosen, x.shape).astype(np.float32), model)
         if bias is not None:
             shift = np.einsum("gok,gk->go", matrix - chosen, moments.mean).reshape(bias.shape)
@@ -88,7 +93,11 @@ def _weight_group(draft: Draft, node: ir.Node) -> int | None:
     moments = draft.moments.get(node.name or "")
     if value is None or moments is None or moments.count == 0 or shared(node, 1):
         return None
-    return draft.plan.sites.get(Site(value.name or "", node.name or "", 1))
+    group = draft.plan.sites.get(Site(value.name or "", node.name or "", 1))
+    weight = ops.constant_of(value)
+    if group is None or weight is None or is_ragged(ops.dims_of(weight), draft.plan.groups[group].scheme.tiling):
+        return None
+    return group
 
 
 def _error(difference: Doubles, form: Doubles) -> Doubles:

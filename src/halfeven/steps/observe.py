@@ -19,7 +19,7 @@ from halfeven.draft import Batch, Draft, Progress, Samples
 from halfeven.errors import BadCalibration
 from halfeven.graph import ops
 from halfeven.graph.patches import patches, vector_length
-from halfeven.graph.plan import Site
+from halfeven.graph.plan import DYNAMIC, Site
 from halfeven.run.ort import OrtExecutor
 from halfeven.run.samples import cores, flights, in_order
 from halfeven.stats.moments import Moments
@@ -167,7 +167,7 @@ def watched(draft: Draft) -> dict[str, int]:
     found: dict[str, int] = {}
     for site, group in sorted(draft.plan.sites.items()):
         quantizer = draft.plan.groups[group]
-        if quantizer.role != "activation" or quantizer.params is not None:
+        if quantizer.role != "activation" or quantizer.params is not None or quantizer.method == DYNAMIC:
             continue
         node, rule = makers.get(site.value), None
         if node is not None:

@@ -19,10 +19,11 @@ from halfeven.graph import ops
 from halfeven.graph.plan import Plan, Quantizer, Role, Site
 from halfeven.numerics.grid import IntGrid
 from halfeven.numerics.quantize import fake_quantize, params_of
-from halfeven.numerics.scheme import PER_TENSOR, Scheme, per_channel
+from halfeven.numerics.scheme import PER_TENSOR, QParams, Scheme, per_channel
 from halfeven.run.ort import HUGE
 from halfeven.stats.distance import sqnr_db
 from halfeven.steps.regions import Unit, choose, make_units
+from halfeven.steps.weights import Mode, Packing, place_weights
 from halfeven.targets.target import OpRule, Target
 
 TABLE_ROWS = 4096
@@ -39,11 +40,27 @@ class Place:
     """Nodes that stay float: glob patterns on node names or operator types."""
     prefer: Literal["speed", "size"] = "speed"
     """`speed`: quantize only what pays on the target. `size`: quantize every weight that can be."""
+    mode: Mode = "static"
+    """`static`: weights and activations, by scales from data. `dynamic`: activations by scales that each run finds.
+    `weight-only`: weights; the file shrinks, the runtime computes in float. `float`: nothing."""
+    bits: int = 8
+    """weight-only: the bits of a weight of MatMul and Gemm, 8 or 4; other weights take 8."""
+    block: int = 0
+    """weight-only: so many weights of MatMul and Gemm share a scale: 16, 32, 64 or 128; 0: those of one output."""
+    zero_points: Literal["none", "free"] = "none"
+    """weight-only: `free` gives MatMul and Gemm a zero point with each scale."""
 
     def __call__(self, draft: Draft, data: Samples, progress: Progress) -> Draft:
         """The draft with a plan. Needs `draft.shapes` (from Trace) for the costs."""
         if self.prefer not in ("speed", "size"):
             raise BadOption(f"--prefer '{self.prefer}' is not known. Choose speed or size.")
+        if self.mode != "static":
+            kept, packed = (
+                _kept(draft.model, self.keep_float),
+                Packing(self.bits, self.block, self.zero_points == "free"),
+            )
+            kept = {**_rough_tables(draft.model, draft.target), **kept, **_inner(draft.model)}
+            return place_weights(draft, self.mode, kept, packed, every=self.prefer == "size")
         reasons = {**_rough_tables(draft.model, draft.target), **_masks(draft), **_post_processing(draft.model)}
         reasons.update(_shape_arithmetic(draft.model))
         reasons.update(_kept(draft.model, self.keep_float))
@@ -170,6 +187,7 @@ class _Placer:
         order = {node: i for i, node in enumerate(model.graph)}
         self.units = sorted(chosen, key=lambda unit: order[unit.head])
         self.target = target
+        self.makers = {value.name: node for node in model.graph for value in node.outputs}
         self.unit_of = {node: unit for unit in self.units for node in unit.nodes}
         self.parent: dict[str, str] = {}
         self.activations: dict[Site, Quantizer] = {}
@@ -188,12 +206,27 @@ class _Placer:
             group = ids.setdefault(self._root(site.value), len(ids))
             groups.setdefault(group, quantizer)
             sites[site] = group
+        for root, (scale, zero) in self._fixed().items():
+            pinned = QParams(groups[ids[root]].scheme, np.array([scale], np.float32), np.array([zero], np.int32))
+            groups[ids[root]] = replace(groups[ids[root]], params=pinned)
         for site, quantizer in self.constants.items():
             key = site if quantizer.role == "bias" else (site.value, quantizer.scheme)
             group = ids.setdefault(key, len(ids))
             groups.setdefault(group, quantizer)
             sites[site] = group
         return Plan(groups, sites)
+
+    def _fixed(self) -> dict[str, tuple[float, int]]:
+        """Groups all of whose makers give the one scale and zero point that the target has for them."""
+        found: dict[str, set[tuple[float, int] | None]] = {}
+        for site in self.activations:
+            maker = self.makers.get(site.value)
+            unit = self.unit_of.get(maker) if maker is not None else None
+            rule = unit.rule if unit is not None else None
+            if rule is None or rule.output != "as_input":
+                found.setdefault(self._root(site.value), set()).add(None if rule is None else rule.fixed)
+        every = {root: next(iter(fixed)) for root, fixed in found.items() if len(fixed) == 1}
+        return {root: fixed for root, fixed in every.items() if fixed is not None}
 
     def _root(self, value: str) -> str:
         self.parent.setdefault(value, value)
@@ -252,7 +285,7 @@ class _Placer:
             tiling = PER_TENSOR if axis is None else per_channel(0)
             reason = f"bias of {node.op_type} '{name}', scale = input scale * weight scale"
             site = Site(bias.name or "", name, ops.TRAITS[node.op_type].bias or 0)
-            self.constants[site] = self._quantizer(Scheme(IntGrid(bits), tiling), reason, "bias")
+            self.constants[site] = self._quantizer(Scheme(IntGrid(bits), tiling, rule.weight.scale), reason, "bias")
 
     def _write(self, unit: Unit) -> None:
         assert unit.rule is not None

@@ -117,7 +117,10 @@ def _fits(node: ir.Node, rule: OpRule, target: Target) -> tuple[OpRule | None, s
     dtypes = {v.dtype for v in (*node.inputs, *node.outputs) if v is not None and v.dtype in ops.FLOATS}
     if dtypes - {ir.DataType.FLOAT}:
         return None, f"computes in {min(d.name for d in dtypes - {ir.DataType.FLOAT})}; only float32 is quantized"
-    if op in ops.TRAITS:
+    if op == "Gather" and rule.weight is None:
+        if ops.weight_port(node) is not None:
+            return None, f"{target.name} looks rows up in tables of floats"
+    elif op in ops.TRAITS:
         if ops.weight_port(node) is None:
             return None, f"{op} multiplies two activations: {target.name} gains nothing from it in integers"
         if op == "MatMul" and ops.weight_port(node) == 0:
@@ -130,6 +133,8 @@ def _fits(node: ir.Node, rule: OpRule, target: Target) -> tuple[OpRule | None, s
         return None, why
     elif not rule.constants and len(ops.data_ports(node)) < 2:
         return None, f"{op} with a constant: {target.name} fuses it into its neighbour in float"
+    elif op == "Div" and ops.constant_of(node.inputs[1]) is None:
+        return None, f"{target.name} divides codes by constants only"
     elif rule.ports is None and op in ("Add", "Mul", "Sub") and not ops.data_ports(node):
         return None, "constant arithmetic"
     return rule, ""

@@ -1,13 +1,21 @@
 """Hardware, as tables."""
 
 from halfeven.errors import BadOption
+from halfeven.targets.horizon import HORIZON, HORIZON_BEFORE_3_0_31, HORIZON_INT16
 from halfeven.targets.integer import INTEGER
+from halfeven.targets.litert import LITERT, LITERT_INT16
+from halfeven.targets.ncnn import NCNN, NCNN_X86
 from halfeven.targets.onnxruntime import ONNXRUNTIME, ONNXRUNTIME_ARM
 from halfeven.targets.openvino import OPENVINO
 from halfeven.targets.target import Target
 from halfeven.targets.tensorrt import TENSORRT
+from halfeven.targets.vitis import VITIS_DPU
 
-TARGETS: dict[str, Target] = {t.name: t for t in (ONNXRUNTIME, ONNXRUNTIME_ARM, OPENVINO, TENSORRT, INTEGER)}
+_ALL = (
+    *(ONNXRUNTIME, ONNXRUNTIME_ARM, OPENVINO, TENSORRT, INTEGER, NCNN, NCNN_X86),
+    *(LITERT, LITERT_INT16, HORIZON, HORIZON_BEFORE_3_0_31, HORIZON_INT16, VITIS_DPU),
+)
+TARGETS: dict[str, Target] = {t.name: t for t in _ALL}
 
 
 def target_named(name: str) -> Target:

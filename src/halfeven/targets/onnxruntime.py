@@ -34,6 +34,8 @@ ONNXRUNTIME = Target(
     rules=RULES,
     costs=ORT_X86,
     recurrent="ONNX Runtime has no integer kernel for static {op}; its weights dequantize on every run",
+    formats=("qdq", "qoperator", "matmulnbits", "matmulnbits-int8", "ort-calibration", "encodings"),
+    takes=(Scheme(UINT8, zero_point=ZeroRule.FREE), Scheme(INT8, zero_point=ZeroRule.FREE)),
 )
 
 ACT_S8 = Scheme(INT8, zero_point=ZeroRule.FREE)

@@ -28,4 +28,5 @@ OPENVINO = Target(
     ),
     costs=UNIFORM,
     recurrent="OpenVINO runs {op} in float",
+    formats=("qdq", "openvino-ir"),
 )

@@ -14,6 +14,7 @@ A rule's `output`:
 A rule's `where` names the values that an attribute may have, the usual one first; None: it is absent, or zero.
 A rule with `residual` quantizes of two summands only the skip: what a layer makes for the sum alone stays float, as
 the kernel adds the other summand while it still holds its accumulator.
+A rule's `fixed` is the one scale and zero point that the kernel gives its output; data do not change them.
 """
 
 from collections.abc import Mapping
@@ -40,6 +41,7 @@ class OpRule:
     where: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     constants: bool = True
     residual: bool = False
+    fixed: tuple[float, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Numerics:
 
     rounding: Rounding = Rounding.HALF_EVEN
     bias_bits: int = 32
+    profile: str = ""
+    """The name in `numerics.profiles` of how the toolchain quantizes; empty: by `rounding` as ONNX says."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,9 @@ class Target:
     numerics: Numerics = Numerics()
     clamps_in_range: bool = True
     recurrent: str = ""
-    formats: tuple[str, ...] = ("onnx",)
+    formats: tuple[str, ...] = ("qdq",)
+    takes: tuple[Scheme, ...] = ()
+    """Schemes of codes, besides the rules', that the runtime runs too, though placement does not choose them."""
 
     def rule(self, op: str) -> OpRule | None:
         """The row of an operator."""

@@ -28,4 +28,5 @@ TENSORRT = Target(
     numerics=Numerics(bias_bits=0),
     clamps_in_range=False,
     recurrent="TensorRT runs {op} in float or half precision",
+    formats=("qdq", "tensorrt-cache", "tensorrt-cache-minmax", "tensorrt-precision", "ppq-tensorrt"),
 )

@@ -1,0 +1,209 @@
+"""The arguments of each command.
+
+Those of steps, targets and formats are added only to the command that runs, as their tables must be imported for it;
+nothing heavy is imported before.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost a tenth of the start
+if TYPE_CHECKING:
+    from typing import Any
+
+DATA = "pictures, recordings, .npz, .npy, or a text file of paths"
+STEPS_OF = {
+    "quantize": ("simplify", "place", "equalize", "observe", "calibrate", "gptq", "half"),
+    "calibrate": ("simplify", "place", "equalize", "observe"),
+    "inspect": ("simplify", "place"),
+}
+METAVARS = {"keep_float": "PATTERN", "tensors": "PATTERN=METHOD", "calibrate": "METHOD"}
+WITHOUT = {"calibrate": ("observe_moments", "observe_vectors")}
+
+
+def _quantize(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="float ONNX model")
+    _data_options(sub, f"{DATA}; without it: synthetic samples", "preprocess", "limit", "labels")
+    sub.add_argument("-o", "--output", metavar="FILE", help="where to write (default: MODEL with .int8.onnx)")
+    _format_option(sub)
+    sub.add_argument(
+        "--holdout", metavar="DATA", help="data to verify with (default: a fifth of --data, at most 32 samples)"
+    )
+    sub.add_argument("--stats", metavar="FILE", help="statistics from `halfeven calibrate`")
+    sub.add_argument("--plan", metavar="FILE", help="follow this plan (JSON) instead of placing")
+    sub.add_argument("--save-plan", metavar="FILE", help="write the plan as JSON")
+    _choice(sub, "--io", ("float", "uint8", "int8"), "type of floating-point inputs and outputs (default: float)")
+    sub.add_argument(
+        "--skip", action="append", metavar="STEP", help="leave out an optional step, equalize or gptq; repeatable"
+    )
+    sub.add_argument("--seed", type=_whole, metavar="N", help="of synthetic samples (default: 0)")
+    sub.add_argument("--no-verify", action="store_true", help="do not compare with the float model; use all --data")
+
+
+def _calibrate(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="float ONNX model; with --merge: the first statistics file")
+    _data_options(sub, DATA, "preprocess", "limit")
+    sub.add_argument("-o", "--output", metavar="FILE", required=True, help="where to write the statistics (JSON)")
+    sub.add_argument("--merge", nargs="+", metavar="FILE", help="merge these statistics into the first")
+    sub.add_argument(
+        "--stats", metavar="FILE", help="take channel ranges over from these, so that the results can be merged"
+    )
+
+
+def _inspect(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="float ONNX model")
+    _data_options(sub, "data for one sample; without it a synthetic one", "preprocess")
+    sub.add_argument("--all", action="store_true", help="list every float node with its reason, and every tensor")
+    sub.add_argument("--save-plan", metavar="FILE", help="write the plan, not yet calibrated, as JSON")
+
+
+def _verify(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="float ONNX model")
+    sub.add_argument("quantized", metavar="QUANTIZED", help="quantized model: ONNX, or a file that a runtime reads")
+    _data_options(sub, DATA, "preprocess", "limit", "labels", required=True)
+
+
+def _export(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "model", metavar="MODEL", help="ONNX with QuantizeLinear and DequantizeLinear; with --plan: the float model"
+    )
+    sub.add_argument("-o", "--output", metavar="FILE", required=True, help="where to write")
+    _format_option(sub)
+    text = "scales for the float model: a plan, or what another tool wrote (encodings, a cache, a QDQ model)"
+    sub.add_argument("--plan", "--encodings", metavar="FILE", help=text)
+    _target_option(sub, "what the file is for (default: what the model or the format is for)")
+    _data_options(sub, "one sample, for the lengths of open axes; without it a synthetic one", "preprocess")
+
+
+def _diff(sub: argparse.ArgumentParser) -> None:
+    what = "a plan, encodings, a calibration cache or a QDQ model"
+    sub.add_argument("a", metavar="A", help=what)
+    sub.add_argument("b", metavar="B", help="another, of the same network")
+    sub.add_argument("--model", metavar="MODEL", help="the float ONNX model")
+    _data_options(sub, "with --model: what each difference costs, in SQNR on these data", "preprocess", "limit")
+    _target_option(sub, "whose table names the schemes (default: onnxruntime)")
+    sub.add_argument("--all", action="store_true", help="list every difference")
+
+
+def _demo(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("-o", "--output", metavar="FOLDER", default="demo-out", help="for the model (default: demo-out)")
+
+
+def _number_options(sub: argparse.ArgumentParser) -> None:
+    import re
+
+    sub._negative_number_matcher = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)  # else -1e5 is taken for a flag
+    sub.add_argument("number", metavar="NUMBER", help="such as 123.45, -1e-3, inf, nan; with --hex: A1C7D.FF, 42F6E666")
+    sub.add_argument(
+        "--q", metavar="M.N", help="fixed point: M integer bits with the sign, N fraction bits; uM.N: no sign"
+    )
+    sub.add_argument(
+        "--hex", action="store_true", help="NUMBER is hexadecimal: a bit pattern, or with a point a number"
+    )
+    sub.add_argument("--scale", type=_number, metavar="S", help="in int8 and uint8 with this scale")
+    sub.add_argument("--zero-point", type=_whole, metavar="Z", help="with --scale (default: 0 for int8, 128 for uint8)")
+
+
+def _completions(sub: argparse.ArgumentParser) -> None:
+    _choice(sub, "shell", ("bash", "zsh", "fish"), "bash, zsh or fish")
+
+
+ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "quantize": _quantize,
+    "calibrate": _calibrate,
+    "inspect": _inspect,
+    "verify": _verify,
+    "export": _export,
+    "diff": _diff,
+    "demo": _demo,
+    "number": _number_options,
+    "completions": _completions,
+}
+
+
+def _data_options(sub: argparse.ArgumentParser, what: str, *more: str, required: bool = False) -> None:
+    sub.add_argument("--data", metavar="DATA", required=required, help=what)
+    if "preprocess" in more:
+        text = "for pictures and recordings: a preset and changes to it, such as imagenet,color=BGR"
+        sub.add_argument("--preprocess", metavar="PRESET", help=text)
+    if "labels" in more:
+        sub.add_argument("--labels", metavar="FILE", help="classes of the samples: .json, .txt, .csv or .npy")
+    if "limit" in more:
+        sub.add_argument("--limit", type=_whole, metavar="N", help="use at most so many samples")
+
+
+def _target_option(sub: argparse.ArgumentParser, what: str) -> None:
+    from halfeven.targets import TARGETS
+
+    _choice(sub, "--target", tuple(TARGETS), f"{what}: {', '.join(TARGETS)}", metavar="TARGET")
+
+
+def _format_option(sub: argparse.ArgumentParser) -> None:
+    from halfeven.exporters.formats import FORMATS
+
+    text = f"of the file that is written (default: by its suffix; .onnx: qdq): {', '.join(FORMATS)}"
+    _choice(sub, "--format", tuple(FORMATS), text, metavar="FORMAT")
+
+
+def target_options(sub: argparse.ArgumentParser, command: str) -> None:
+    """The target, and the options of the steps that the command takes."""
+    _target_option(sub, "what the model will run on (default: that of the format, else onnxruntime)")
+    sub.add_argument("--config", metavar="FILE", help="TOML file with the same options; flags overrule it")
+    _step_options(sub, command)
+
+
+def _step_options(sub: argparse.ArgumentParser, command: str) -> None:
+    from halfeven.options import all_options
+
+    group = sub.add_argument_group("options of steps")
+    for option in all_options().values():
+        if option.step not in STEPS_OF[command] or option.name in WITHOUT.get(command, ()):
+            continue
+        text = option.help.replace("%", "%%")
+        dest, metavar = f"step:{option.name}", METAVARS.get(option.name, option.field.upper())
+        if option.kind is bool and not option.many:
+            group.add_argument(option.flag, action="store_const", const=True, dest=dest, help=text)
+        elif option.many:
+            group.add_argument(option.flag, action="append", dest=dest, metavar=metavar, help=f"{text} Repeatable.")
+        elif option.choices:
+            _choice(group, option.flag, option.choices, f"{text} (default: {option.default})", dest=dest)
+        else:
+            kind = {int: _whole, float: _number}.get(option.kind, str)
+            described = f"{text} (default: {option.default})"
+            group.add_argument(option.flag, dest=dest, type=kind, metavar=metavar, help=described)
+
+
+def _choice(sub: Any, flag: str, choices: Sequence[str], text: str, **more: Any) -> None:
+    """Add an argument with choices; a word that is none of them is answered with the nearest."""
+
+    def one_of(word: str) -> str:
+        if word in choices:
+            return word
+        near = nearest(word, choices)
+        hint = f"did you mean '{near}'? Known are" if near else "choose one of"
+        raise argparse.ArgumentTypeError(f"'{word}' is not known; {hint} {', '.join(choices)}")
+
+    sub.add_argument(flag, type=one_of, choices=choices, help=text, **more)
+
+
+def _whole(word: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, found '{word}'") from None
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, found '{word}'") from None
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that is most like this one; empty when none is."""
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(word, list(known), 1)), "")

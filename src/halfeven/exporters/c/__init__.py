@@ -1,0 +1,1 @@
+"""C99 for bare metal: integers only, no heap, one planned arena."""

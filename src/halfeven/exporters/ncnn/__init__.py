@@ -1,0 +1,1 @@
+"""ncnn: networks as .param and .bin."""

@@ -1,0 +1,113 @@
+"""Shapes and indices that a network computes while it runs, worked out when the file is written.
+
+A Shape gives the lengths of a tensor's axes: 1 for the batch, None for an open one. What follows up to the Reshape,
+Slice or Resize that uses it moves and computes these few numbers; what depends on an open length is None again.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from halfeven.exporters.ncnn.blobs import Blobs
+from halfeven.exporters.ncnn.parts import Array
+from halfeven.graph.network import Op, Tensor
+
+_ARITHMETIC: dict[str, Callable[[int, int], int]] = {
+    "Add": lambda a, b: a + b,
+    "Sub": lambda a, b: a - b,
+    "Mul": lambda a, b: a * b,
+    "Div": lambda a, b: int(a / b),
+    "Min": min,
+    "Max": max,
+}
+
+
+def evaluate(op: Op, blobs: Blobs) -> bool:
+    """Work an operator on shapes out; False if it is none, or one that this cannot."""
+    if len(op.outputs) != 1:
+        return False
+    found = _shape(op, blobs) if op.kind in ("Shape", "Size") else _computed(op, blobs)
+    if found is None:
+        return False
+    blobs.known[op.outputs[0].name] = found
+    return True
+
+
+def numbers(tensor: Tensor | None, blobs: Blobs) -> list[int | None] | None:
+    """The whole numbers of a tensor of shape arithmetic or a constant; None when they are not known."""
+    found = None if tensor is None else _known(tensor, blobs)
+    return None if found is None else [None if n is None else int(n) for n in found.ravel().tolist()]
+
+
+def fixed(op: Op, port: int, name: str, blobs: Blobs) -> list[int] | None:
+    """The whole numbers at an input, or in the attribute of older operators; None where some are not known."""
+    if port < len(op.inputs):
+        found = numbers(op.inputs[port], blobs)
+    else:
+        found = [int(n) for n in op.attributes[name]] if name in op.attributes else None
+    known = [n for n in found or [] if n is not None]
+    return None if found is None or len(known) < len(found) else known
+
+
+def _known(tensor: Tensor, blobs: Blobs) -> Array | None:
+    if tensor.name in blobs.known:
+        return blobs.known[tensor.name]
+    data = tensor.data
+    return None if data is None or data.dtype.kind not in "iu" else data.astype(object)
+
+
+def _shape(op: Op, blobs: Blobs) -> Array | None:
+    tensor = op.inputs[0]
+    if tensor is None or (tensor.constant is None and tensor.name not in blobs.views):
+        return None
+    view = blobs.view(tensor)
+    dims = [1 if i == view.batch else d for i, d in enumerate(view.dims)]
+    if op.kind == "Size":
+        return np.array(None if None in dims else int(np.prod(dims)), object)  # type: ignore[arg-type]
+    start, end = int(op.attributes.get("start", 0)), op.attributes.get("end")
+    return np.array(dims[start : None if end is None else int(end)], object)
+
+
+def _computed(op: Op, blobs: Blobs) -> Array | None:
+    operands = [None if t is None else _known(t, blobs) for t in op.inputs]
+    if not operands or any(t is not None and x is None for t, x in zip(op.inputs, operands, strict=True)):
+        return None
+    x, rest = operands[0], operands[1:]
+    assert x is not None
+    match op.kind:
+        case "Identity" | "Cast":
+            return x if int(op.attributes.get("to", 7)) in (6, 7) else None
+        case "Concat":
+            return np.concatenate([p for p in operands if p is not None], int(op.attributes["axis"]))
+        case "Gather" if rest[0] is not None:
+            return np.asarray(np.take(x, rest[0].astype(np.int64), int(op.attributes.get("axis", 0))), object)
+        case "Squeeze" | "Unsqueeze":
+            return _axes(op, x, rest)
+        case "Slice":
+            return _slice(x, rest)
+        case "Reshape" if rest[0] is not None:
+            return x.reshape([int(n) for n in rest[0].ravel()])
+    if op.kind in _ARITHMETIC and len(operands) == 2 and rest[0] is not None:
+        each = np.frompyfunc(lambda a, b: None if a is None or b is None else _ARITHMETIC[op.kind](a, b), 2, 1)
+        return np.asarray(each(x, rest[0]), object)
+    return None
+
+
+def _axes(op: Op, x: Array, rest: list[Array | None]) -> Array | None:
+    given = rest[0].tolist() if rest and rest[0] is not None else op.attributes.get("axes")
+    if op.kind == "Squeeze":
+        return x.squeeze(None if given is None else tuple(int(a) for a in given))
+    return None if given is None else np.expand_dims(x, tuple(int(a) for a in given))
+
+
+def _slice(x: Array, rest: list[Array | None]) -> Array | None:
+    parts = [None if p is None else p.ravel().tolist() for p in rest]
+    starts, ends = parts[0], parts[1]
+    if starts is None or ends is None or None in starts or None in ends:
+        return None
+    axes = parts[2] if len(parts) > 2 and parts[2] is not None else list(range(len(starts)))
+    steps = parts[3] if len(parts) > 3 and parts[3] is not None else [1] * len(starts)
+    index = [slice(None)] * x.ndim
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        index[axis] = slice(start, end, step)
+    return np.asarray(x[tuple(index)], object)

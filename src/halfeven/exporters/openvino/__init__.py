@@ -1,0 +1,1 @@
+"""OpenVINO: networks as IR, .xml and .bin."""

@@ -1,0 +1,1 @@
+"""From .tflite files, of TensorFlow Lite and LiteRT, to ONNX graphs."""

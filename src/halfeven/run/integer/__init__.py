@@ -1,0 +1,1 @@
+"""Exact integer execution: a network's codes as a machine computes them."""

@@ -1,0 +1,110 @@
+"""ONNX Runtime's CPU kernels on three instruction sets, and which groups of operators its optimiser hands to them.
+
+    operators                        x86                           Arm64
+    Conv, MatMul, Gemm               float32_half_even             the same
+      uint8 x int8 without VNNI      saturates in pairs            never
+    MatMul, Gemm with real output    float32(acc) * scale          the same
+    Add                              float32_fused                 fixed_half_away
+    Mul                              float32_inside                float32_fused
+    AveragePool                      float32 sums                  the same
+    GlobalAveragePool                float32_half_even             the same
+    Sigmoid, LeakyRelu               table of the float function   the same
+    Softmax, Concat                  `numerics.softmax`; by real numbers where parameters differ
+    MaxPool, Resize, Reshape, ...    on codes, where parameters stay
+
+On x86 only uint8 activations are fused (int8 if the session says `session.qdqisint8allowed`), on Arm both. A Relu or
+Clip that codes do not make idle keeps its layer real. Everything else is real.
+
+Sources: onnxruntime/core/optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc; numerics as measured on 1.31.1.
+"""
+
+from dataclasses import replace
+
+from halfeven.numerics.elementwise import Addition
+from halfeven.numerics.grid import INT8, UINT8
+from halfeven.numerics.requant import Requant
+from halfeven.numerics.softmax import ARM_OVERFLOW
+from halfeven.run.integer.borders import Through, ToCodes, ToReal
+from halfeven.run.integer.conditions import (
+    all_of,
+    coded_bias,
+    coded_output,
+    idle_clamp,
+    one_scale,
+    real_output,
+    same_params,
+    spatial,
+    types,
+    whole_gemm,
+)
+from halfeven.run.integer.explicit import KINDS, Explicit
+from halfeven.run.integer.layers import Layer
+from halfeven.run.integer.machine import Machine, Rule
+from halfeven.run.integer.pointwise import GlobalMean, Joined, Moved, Product, Softmax, Sum, Table, WindowMean
+
+BORDERS = (
+    Rule(("QuantizeLinear",), ToCodes(), (coded_output, lambda op, _: len(op.inputs) == 1)),
+    Rule(("DequantizeLinear",), ToReal(), (lambda op, _: len(op.inputs) == 1,)),
+    Rule(("Requantize",), Through()),
+)
+MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Gather", "Expand", "Tile",
+         "MaxPool", "Resize")  # fmt: skip
+UNSIGNED = ((UINT8, INT8), (UINT8, UINT8))
+SIGNED = ((INT8, INT8),)
+
+
+def _rules(layer: Layer, add: Addition, mul: Requant, softmax: Softmax, signed: bool) -> tuple[Rule, ...]:
+    """The kernels, for unsigned activations and, if `signed`, for signed ones."""
+    rows = UNSIGNED + SIGNED * signed
+    grids = (UINT8, INT8) if signed else (UINT8,)
+    both = (all_of(*grids), one_scale(0, 1), coded_output, idle_clamp)
+    return (
+        *BORDERS,
+        Rule(("Conv",), layer, (types(*rows), coded_output, idle_clamp, coded_bias(), one_scale(0), spatial(1, 2, 3))),
+        Rule(("MatMul",), layer, (types(*rows), coded_output, idle_clamp, one_scale(0))),
+        Rule(("MatMul",), layer, (types(*rows), real_output, one_scale(0))),
+        Rule(("Gemm",), layer, (types(*rows), coded_output, idle_clamp, coded_bias(), one_scale(0), whole_gemm)),
+        Rule(("Gemm",), layer, (types(*rows), real_output, coded_bias(), one_scale(0), whole_gemm)),
+        Rule(("Add",), Sum(add), both),
+        Rule(("Mul",), Product(mul), both),
+        Rule(("GlobalAveragePool",), GlobalMean(), both),
+        Rule(("AveragePool",), WindowMean(), both),
+        Rule(("Sigmoid", "LeakyRelu"), Table(), both),
+        Rule(("Softmax",), softmax, both),
+        Rule(("Concat",), Joined(), (all_of(UINT8, INT8), coded_output, idle_clamp)),
+        Rule(MOVES, Moved(), (same_params, types((UINT8,), (INT8,)))),
+        Rule(KINDS, Explicit(layer.requant, layer.pairs)),
+    )
+
+
+_SOURCE = "ONNX Runtime 1.31.1, CPU execution provider, "
+_INT8 = ", session.qdqisint8allowed = 1"
+_BESIDE = "no integer differs in 10 million elements of each operator, nor in whole networks, run beside the runtime"
+_QEMU = "no integer differs in recordings and in random operators and networks run under qemu "
+
+
+def _x86(layer: Layer, signed: bool) -> tuple[Rule, ...]:
+    return _rules(layer, Addition.FLOAT32_FUSED, Requant.FLOAT32_INSIDE, Softmax(), signed)
+
+
+X86_VNNI = Machine(
+    "onnxruntime@x86-vnni", _SOURCE + "x86-64 with AVX512-VNNI or AVX-VNNI", _BESIDE, _x86(Layer(), False)
+)
+X86_AVX2 = Machine(
+    "onnxruntime@x86-avx2",
+    _SOURCE + "x86-64 with AVX2, without VNNI",
+    _QEMU + "(Haswell)",
+    _x86(Layer(pairs=True), False),
+)
+ARM64 = Machine(
+    "onnxruntime@arm64",
+    _SOURCE + "Arm64 with NEON",
+    _QEMU + "(Cortex-A76)",
+    _rules(Layer(), Addition.FIXED_HALF_AWAY, Requant.FLOAT32_FUSED, Softmax(ARM_OVERFLOW), signed=True),
+)
+X86_VNNI_INT8 = replace(
+    X86_VNNI, name="onnxruntime@x86-vnni+int8", source=X86_VNNI.source + _INT8, rules=_x86(Layer(), True)
+)
+X86_AVX2_INT8 = replace(
+    X86_AVX2, name="onnxruntime@x86-avx2+int8", source=X86_AVX2.source + _INT8, rules=_x86(Layer(pairs=True), True)
+)
