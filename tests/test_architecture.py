@@ -30,7 +30,18 @@ LAYERS = (
     {"api", "deployment"},
     {"qat"},
     {"halfeven", "demo"},
-    {"arguments", "cli", "commands", "completions", "deploying", "number", "printing", "progress", "__main__"},
+    {
+        "arguments",
+        "cli",
+        "commands",
+        "completions",
+        "deploying",
+        "training_run",
+        "number",
+        "printing",
+        "progress",
+        "__main__",
+    },
 )
 HEIGHTS = {name: height for height, names in enumerate(LAYERS) for name in names}
 DOORS = {
@@ -41,7 +52,7 @@ DOORS = {
     "flatbuffers": r"(exporters|importers)/litert/\w+\.py",
     "ncnn": r"run/ncnn\.py",
     "onnx": r"(graph|run|exporters|importers|training)/(\w+/)?\w+\.py",
-    "onnx_ir": r"(graph|run|steps|exporters|importers|report|training)/(\w+/)?\w+\.py|(draft|feeding|api|deployment|result|targets/check)\.py",
+    "onnx_ir": r"(graph|run|steps|exporters|importers|report|training)/(\w+/)?\w+\.py|(draft|feeding|api|deployment|qat|result|targets/check)\.py",
     "openvino": r"run/openvino\.py",
     "tflite_micro": r"run/tflite_micro\.py",
     "onnxruntime": r"run/ort\.py",
@@ -56,7 +67,20 @@ LONGEST = 350
 LONGER: dict[str, str] = {}  # path -> why it may be longer
 VAGUE = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
 PUBLIC = {
-    *("quantize", "calibrate", "inspect", "verify", "load", "export", "pipeline", "compare", "open_quantized"),
+    *(
+        "quantize",
+        "calibrate",
+        "inspect",
+        "verify",
+        "load",
+        "export",
+        "pipeline",
+        "prepare",
+        "restore",
+        "train",
+        "compare",
+        "open_quantized",
+    ),
     *("Draft", "Plan", "Result", "Site", "Quantizer", "Scheme", "IntGrid", "QParams", "Rounding", "Target", "TARGETS"),
     *("__version__", "Record", "QuantError", "BadOption", "BadCalibration", "UnsupportedModel", "UnsupportedByTarget"),
     *("Simplify", "Trace", "Place", "Equalize", "Observe", "Calibrate", "Gptq"),

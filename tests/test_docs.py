@@ -28,7 +28,18 @@ ROOT = Path(__file__).parents[1]
 DEMO = Path(errors.__file__).parent / "demo"
 NAMES = (
     *("getting-started", "options", "data", "targets", "calibration", "plan", "how-it-works", "glossary", "deploy"),
-    *("benchmarks", "numerics", "onnx-formats"),
+    *(
+        "benchmarks",
+        "numerics",
+        "onnx-formats",
+        "encodings",
+        "litert",
+        "ncnn",
+        "openvino",
+        "tflite-import",
+        "bare-metal",
+        "training",
+    ),
 )
 TWINS = {"README.md": "README.zh-CN.md", **{f"docs/{name}.md": f"docs/zh/{name}.md" for name in NAMES}}
 BLOCK = re.compile(r"^```(\w*)( run)?\n(.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -13,7 +13,7 @@ defer()
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost a tenth of the start
 if TYPE_CHECKING:
-    from halfeven.api import calibrate, export, inspect, load, quantize, verify
+    from halfeven.api import calibrate, inspect, load, quantize, verify
     from halfeven.deployment import compare, open_quantized
     from halfeven.draft import Draft, pipeline
     from halfeven.errors import BadCalibration, BadOption, QuantError, UnsupportedByTarget, UnsupportedModel
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from halfeven.numerics.grid import IntGrid
     from halfeven.numerics.rounding import Rounding
     from halfeven.numerics.scheme import QParams, Scheme
+    from halfeven.qat import export, prepare, restore, train
     from halfeven.result import Result
     from halfeven.stats.record import Record
     from halfeven.steps.calibrate import Calibrate
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from halfeven.training.quantizer import FakeQuantizer as FakeQuantizer
 
 _HOMES = {
-    "halfeven.api": ("calibrate", "export", "inspect", "load", "quantize", "verify"),
+    "halfeven.api": ("calibrate", "inspect", "load", "quantize", "verify"),
     "halfeven.deployment": ("compare", "open_quantized"),
     "halfeven.draft": ("Draft", "pipeline"),
     "halfeven.errors": ("BadCalibration", "BadOption", "QuantError", "UnsupportedByTarget", "UnsupportedModel"),
@@ -43,6 +44,7 @@ _HOMES = {
     "halfeven.numerics.grid": ("IntGrid",),
     "halfeven.numerics.rounding": ("Rounding",),
     "halfeven.numerics.scheme": ("QParams", "Scheme"),
+    "halfeven.qat": ("export", "prepare", "restore", "train"),
     "halfeven.result": ("Result",),
     "halfeven.stats.record": ("Record",),
     "halfeven.steps.calibrate": ("Calibrate",),
@@ -91,7 +93,10 @@ __all__ = [
     "load",
     "open_quantized",
     "pipeline",
+    "prepare",
     "quantize",
+    "restore",
+    "train",
     "verify",
 ]
 

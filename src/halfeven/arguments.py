@@ -87,6 +87,34 @@ def _diff(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--all", action="store_true", help="list every difference")
 
 
+def _train(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="float ONNX model")
+    text = f"{DATA}, to train with; without labels the network learns from the float one"
+    _data_options(sub, text, "preprocess", "limit", "labels", required=True)
+    sub.add_argument("-o", "--output", metavar="FILE", help="where to write (default: MODEL with .int8.onnx)")
+    _format_option(sub)
+    sub.add_argument(
+        "--holdout", metavar="DATA", help="data to judge with (default: a fifth of --data, at most 32 samples)"
+    )
+    sub.add_argument("--plan", metavar="FILE", help="follow this plan (JSON) instead of placing")
+    _target_option(sub, "what the model will run on (default: onnxruntime)")
+    sub.add_argument("--device", metavar="DEVICE", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+    sub.add_argument("--save-state", metavar="FILE", help="write the trained network's state_dict too")
+    group = sub.add_argument_group("the recipe")
+    for flag, kind, text in (
+        ("--epochs", _whole, "passes over the data (default: 3)"),
+        ("--batch", _whole, "samples in a step (default: 16)"),
+        ("--rate", _number, "learning rate of weights (default: 0.0001)"),
+        ("--scale-rate", _number, "of scales and zero points (default: 0.001)"),
+        ("--warmup", _number, "share of steps in which the rates rise (default: 0.05)"),
+        ("--frozen", _number, "share of steps at the end with BatchNormalization frozen (default: 0.3)"),
+        ("--distill", _number, "weight of learning from the float network (default: 1)"),
+        ("--damping", _number, "of weights that oscillate between two codes (default: 0)"),
+        ("--seed", _whole, "of the order of samples (default: 0)"),
+    ):
+        group.add_argument(flag, type=kind, metavar=flag.strip("-").upper().replace("-", "_"), help=text)
+
+
 def _demo(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("-o", "--output", metavar="FOLDER", default="demo-out", help="for the model (default: demo-out)")
 
@@ -117,6 +145,7 @@ ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "verify": _verify,
     "export": _export,
     "diff": _diff,
+    "train": _train,
     "demo": _demo,
     "number": _number_options,
     "completions": _completions,

@@ -199,6 +199,10 @@ def _command(name: str) -> Command:
 
     from halfeven import commands
 
+    if name == "train":
+        from halfeven.training_run import train
+
+        return train
     if name in ("export", "diff"):
         from halfeven import deploying
 

@@ -22,6 +22,7 @@ from halfeven.draft import Draft, Progress, no_progress
 from halfeven.errors import BadOption
 from halfeven.exporters.onnx import to_qdq
 from halfeven.feeding import Feed, open_data
+from halfeven.graph.files import write_file
 from halfeven.graph.model import load
 from halfeven.graph.plan import Plan
 from halfeven.report.verify import compare_models
@@ -139,6 +140,7 @@ def train(
     example_inputs: Any = None,
     calibrate_with: int = 128,
     device: str = "cpu",
+    name: str = "model",
     progress: Progress = no_progress,
     recipe: Mapping[str, Any] | None = None,
     **options: Any,
@@ -157,6 +159,7 @@ def train(
         example_inputs: Of a module.
         calibrate_with: How many samples the ranges begin with.
         device: Where to train: "cpu", "cuda", "cuda:1" and so on.
+        name: What the result calls the model.
         progress: Called with (task, done, total).
         recipe: Fields of `training.loop.Recipe`.
         options: Those of `prepare` and of the steps.
@@ -165,7 +168,10 @@ def train(
         The result, as `quantize` gives it, and the trained network.
     """
     from halfeven.training.loop import Recipe, fit
+    from halfeven.training.pytorch import torch
 
+    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+        raise BadOption(f"--device '{device}': PyTorch finds no such device here. Use cpu.")
     chosen = Recipe(**(recipe or {}))
     source = _onnx(model, example_inputs)
     settings = {"labels": labels, "preprocess": preprocess, "holdout": holdout, "limit": limit, "seed": chosen.seed}
@@ -183,7 +189,14 @@ def train(
         labels=feed.labels,
         progress=progress,
     )
-    return Result(draft, quantized, found, feed.said(), "model"), network
+    return Result(draft, quantized, found, feed.said(), name), network
+
+
+def save_state(network: QuantizedNetwork, path: str | Path) -> None:
+    """Write the network's state_dict for `torch.load(path, weights_only=True)`, beside and then renamed."""
+    from halfeven.training.pytorch import torch
+
+    write_file(Path(path), lambda stream: torch.save(network.state_dict(), stream))
 
 
 def _readers(feed: Feed) -> list[Any]:

@@ -26,6 +26,7 @@ SUMMARIES = {
     "verify": "compare a float and a quantized model on data",
     "export": "write a quantized model for another runtime",
     "diff": "say in which scales, types and nodes two quantizations differ",
+    "train": "train a model quantized, and judge what it became",
     "demo": "quantize the network and data shipped with Halfeven",
     "number": "show a number in float, fixed-point and integer formats",
     "completions": "print a completion script for a shell",
@@ -53,6 +54,10 @@ EXAMPLES = {
         "halfeven diff ours.onnx theirs.onnx",
         "halfeven diff a.json b.onnx --model model.onnx --data photos/ --limit 4",
     ),
+    "train": (
+        "halfeven train model.onnx --data photos/ --preprocess imagenet --epochs 2 -o model.int8.onnx",
+        "halfeven train model.onnx --data train.npz --labels classes.txt --batch 64",
+    ),
     "demo": ("halfeven demo -o demo-out",),
     "number": (
         "halfeven number 123.45",
@@ -72,6 +77,7 @@ USAGES = {
     "verify": "verify MODEL QUANTIZED --data DATA",
     "export": "export MODEL -o FILE [--format FORMAT]",
     "diff": "diff A B [--model MODEL --data DATA]",
+    "train": "train MODEL --data DATA [-o FILE]",
     "demo": "demo [-o FOLDER]",
     "number": "number NUMBER [--q M.N] [--hex] [--scale S]",
     "completions": "completions bash|zsh|fish",

@@ -1,0 +1,41 @@
+"""`halfeven train`: arguments to a call of `qat.train`, its result to text or JSON."""
+
+import argparse
+from pathlib import Path
+
+from halfeven import qat
+from halfeven.commands import check_outputs, progress_of, quiet_libraries, settings_of
+from halfeven.graph.model import load, spare
+from halfeven.printing import print_json, print_result
+from halfeven.report.inspection import inspect_draft
+from halfeven.run.specs import external_files
+
+RECIPE = ("epochs", "batch", "rate", "scale_rate", "warmup", "frozen", "distill", "damping", "seed")
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train, judge, write."""
+    model = Path(args.model)
+    output = Path(args.output) if args.output else model.parent / f"{model.stem}.int8.onnx"
+    check_outputs(args, {"-o": output, "--save-state": args.save_state})
+    quiet_libraries()
+    source = load(args.model)
+    spare(output, external_files(source))
+    recipe = {name: value for name in RECIPE if (value := getattr(args, name)) is not None}
+    given = settings_of(args, "preprocess", "labels", "holdout", "limit", "target", "plan")
+    with progress_of(args) as progress:
+        result, network = qat.train(
+            source, args.data, device=args.device, recipe=recipe, progress=progress, name=model.name, **given
+        )
+        progress("write", 0, None)
+        result.save(output, args.format)
+        if args.save_state:
+            qat.save_state(network, args.save_state)
+    seen = inspect_draft(result.draft)
+    if args.json:
+        verified = None if result.verification is None else result.verification.to_json()
+        more = {k: v for k, v in seen.to_json().items() if k != "tensors"}
+        print_json({"output": str(output), "verification": verified, **more, "notes": list(result.notes)})
+    elif not args.quiet:
+        print_result(result.source, output, seen, result.verification, result.notes)
+    return 0
