@@ -52,8 +52,8 @@ def write_fix_positions(draft: Draft, path: Path) -> tuple[str, ...]:
     notes = write_table(draft, path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
     if left := sum(node.op_type == "Min" for node in draft.model.graph):
         notes.append(
-            f"{counted(left, 'Min operator')} left to the host: equalized, a ReLU6 has a bound for each channel, which the DPU "
-            "lacks; --skip equalize keeps ReLU6, at a cost in accuracy"
+            f"{counted(left, 'Min operator')} left to the host: equalized, a ReLU6 has a bound for each channel, "
+            "which the DPU lacks; --skip equalize keeps ReLU6, at a cost in accuracy"
         )
     return tuple(notes)
 
