@@ -188,3 +188,26 @@ def test_what_is_asked_wrongly_is_said(build: Build) -> None:
 
 def test_every_machine_says_how_exact_it_is() -> None:
     assert all(machine.source and machine.evidence for machine in MACHINES.values())
+
+
+BRANCH = (
+    "g (float[2] x, bool c) => (float[2] y) { q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)  e = Exp(x)"
+    "  n = If(c) <then_branch = t () => (float[2] a) { a = Add(d, e) },"
+    " else_branch = f () => (float[2] b) { b = Mul(e, t) }>  y = Neg(n) }"
+)
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_bodies_of_an_if_see_what_is_outside(build: Build, chosen: bool) -> None:
+    model = written(build, BRANCH, **WIDE)
+    feeds = {"x": np.array([0.3, 1.7], np.float32), "c": np.array(chosen)}
+    ours = IntegerExecutor(lower(model), machine_named("onnxruntime@x86-vnni"))(feeds)["y"]
+    np.testing.assert_allclose(ours, OrtExecutor(model)(feeds)["y"], rtol=1e-6)
+
+
+def test_a_watched_real_tensor_is_given_too(build: Build) -> None:
+    model = written(build, DETOUR, **WIDE | {"t": np.array(1.0, np.float32)})
+    feeds = {"x": np.linspace(-2, 2, 6, dtype=np.float32).reshape(2, 3)}
+    found = IntegerExecutor(lower(model), machine_named("onnxruntime@x86-vnni"))(feeds, ["n", "q"])
+    np.testing.assert_allclose(found["n"], np.tanh(np.exp(feeds["x"])), rtol=1e-6)
+    assert found["q"].dtype == np.uint8

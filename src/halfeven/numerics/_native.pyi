@@ -70,3 +70,55 @@ def round_columns(
     codes: npt.NDArray[np.float64],
     errors: npt.NDArray[np.float64],
 ) -> None: ...
+
+class PackedWeights:
+    def __init__(
+        self,
+        weight: npt.NDArray[np.integer],
+        zeros: npt.NDArray[np.int32],
+        shape: tuple[int, int, int, int],
+        groups: int,
+        most: int = 3,
+    ) -> None: ...
+
+def layer_sums(
+    weights: PackedWeights,
+    x: npt.NDArray[np.integer],
+    sizes: tuple[int, int, int],
+    window: Sequence[int],
+    zero: int,
+    bias: npt.NDArray[np.int32],
+    threads: int,
+    out: npt.NDArray[np.int32],
+) -> None: ...
+def layer_codes(
+    weights: PackedWeights,
+    x: npt.NDArray[np.integer],
+    sizes: tuple[int, int, int],
+    window: Sequence[int],
+    zero: int,
+    bias: npt.NDArray[np.int32],
+    multipliers: npt.NDArray[np.float64],
+    flavour: int,
+    zero_point: int,
+    low: int,
+    high: int,
+    threads: int,
+    out: npt.NDArray[np.integer],
+) -> bool: ...
+def requantize(
+    acc: npt.NDArray[np.int32],
+    cut: tuple[int, int, int],
+    multipliers: npt.NDArray[np.float64],
+    flavour: int,
+    zero_point: int,
+    low: int,
+    high: int,
+    codes: npt.NDArray[np.integer],
+) -> bool: ...
+def gemm_paired(
+    a: npt.NDArray[np.uint8], b: npt.NDArray[np.int8], shape: tuple[int, int, int], acc: npt.NDArray[np.int32]
+) -> None: ...
+def look_up_pairs(
+    a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8], table: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8]
+) -> None: ...

@@ -2,8 +2,10 @@
 
 A region's model has the operators' own nodes, with what they read from outside as inputs: real numbers, those of codes
 among them (`real_of`), since a device dequantizes there. Constants that are codes stay codes behind a DequantizeLinear,
-as they are in the device's file, so that the runtime may do with them what it does there. A clamp between an operator
-and its codes is a Relu or Clip. The model is made on the first call, when the types of what is fed are known.
+as they are in the device's file, so that the runtime may do with them what it does there. Shapes of what comes from
+codes are not told: behind its integer kernels the runtime has lost them too, and chooses float kernels accordingly. A
+clamp between an operator and its codes is a Relu or Clip. The model is made on the first call, when the types of what
+is fed are known.
 """
 
 from collections.abc import Mapping, Sequence
@@ -175,9 +177,9 @@ def _node(op: Op) -> onnx.NodeProto:
 
 
 def _input(tensor: Tensor, x: Array) -> onnx.ValueInfoProto:
-    """With the axes that are known; ONNX Runtime's optimiser compares them."""
+    """Real numbers with the axes that are known, which ONNX Runtime's optimiser compares; of codes the rank alone."""
     dims: list[int | str] = [f"{tensor.name}@{axis}" for axis in range(x.ndim)]
-    if tensor.shape is not None and len(tensor.shape) == x.ndim:
+    if not tensor.coded and tensor.shape is not None and len(tensor.shape) == x.ndim:
         dims = [known if known is not None else own for known, own in zip(tensor.shape, dims, strict=True)]
     return helper.make_tensor_value_info(_name(tensor), helper.np_dtype_to_tensor_dtype(x.dtype), dims)
 
