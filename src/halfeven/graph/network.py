@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from halfeven.numerics.quantize import dequantize
 from halfeven.numerics.scheme import QParams
 
 Shape: TypeAlias = tuple[int | str | None, ...]
@@ -53,8 +54,15 @@ class Tensor:
 
     @property
     def data(self) -> npt.NDArray[np.generic] | None:
-        """The array of a constant; None for what is computed."""
+        """The array of a constant, codes where it has params; None for what is computed."""
         return None if self.constant is None else np.asarray(self.constant.numpy())
+
+    @property
+    def values(self) -> npt.NDArray[np.generic] | None:
+        """The numbers that a constant stands for: codes made real; None for what is computed."""
+        if self.data is None or self.params is None:
+            return self.data
+        return dequantize(self.data.astype(np.int32), self.params)
 
 
 @dataclass(frozen=True, eq=False)

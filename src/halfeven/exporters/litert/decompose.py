@@ -118,7 +118,7 @@ def _instance_normalization(op: Op) -> list[Op]:
 
 
 def _by_channel(tensor: Tensor, rank: int) -> np.ndarray:
-    return np.asarray(tensor.data, np.float32).reshape((-1, *[1] * (rank - 2)))
+    return np.asarray(tensor.values, np.float32).reshape((-1, *[1] * (rank - 2)))
 
 
 def _batch_normalization(op: Op) -> list[Op]:

@@ -168,7 +168,7 @@ def clip(b: Builder, op: Op) -> None:
         given = op.inputs[port] if port < len(op.inputs) else None
         if given is not None and given.data is None:
             raise refuse(op, "its bounds are computed at run time; LiteRT's kernels need constants.")
-        limits.append(float(op.attributes.get(name, free) if given is None else np.asarray(given.data).ravel()[0]))
+        limits.append(float(op.attributes.get(name, free) if given is None else np.asarray(given.values).ravel()[0]))
     low, high = op.clamp or (-np.inf, np.inf)
     bounds = b.bounds(replace(op, clamp=(max(limits[0], low), min(limits[1], high))))
     wire = b.wire(x)

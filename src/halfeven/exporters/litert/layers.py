@@ -188,7 +188,7 @@ def _fully_connected(b: Builder, op: Op, x: Tensor, weight: Tensor) -> None:
     bias = op.inputs[2] if len(op.inputs) > 2 else None
     channels = stored.shape[0]
     if beta != 1.0 and bias is not None and bias.data is not None:
-        scaled = np.asarray(bias.data, np.float32) * np.float32(beta)
+        scaled = np.asarray(bias.values, np.float32) * np.float32(beta)
         inputs = [wire.index, _weight(b, op, weight, stored, 0), b.constant(scaled.ravel(), bias.name)]
     else:
         inputs = [wire.index, _weight(b, op, weight, stored, 0), _bias(b, op, wire.index, weight, channels)]

@@ -81,7 +81,7 @@ def why_not(op: Op) -> str:
             return "its pads do not count, and LiteRT has no such average in integers" if uneven else ""
         case "Pad":
             value = op.inputs[2] if len(op.inputs) > 2 else None
-            filled = value is not None and (value.data is None or value.data.any())
+            filled = value is not None and (value.values is None or value.values.any())
             return "it fills with another value than zero" if filled or op.attributes.get("value") else ""
         case "MatMul":
             weight = op.inputs[1]
