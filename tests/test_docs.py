@@ -226,5 +226,6 @@ def test_the_readme_runs_the_tests_as_the_makefile_does() -> None:
     shown = [line for line in commands.splitlines() if "venv .venv" not in line and "pip install" not in line]
     assert shown == [f".venv{line}" for line in re.findall(r"^\t\$\(VENV\)(/bin/.*)", recipe, re.MULTILINE)]
     assert "-c constraints.txt" in makefile
-    assert "-e '.[test,torch]'" in makefile
-    assert "-m pip install -c constraints.txt -e '.[test,torch]'" in commands
+    (extras,) = re.findall(r"^EXTRAS = (\S+)$", makefile, re.MULTILINE)
+    assert "-e '.[test,$(EXTRAS)]'" in makefile
+    assert f"-m pip install -c constraints.txt -e '.[test,{extras}]'" in commands

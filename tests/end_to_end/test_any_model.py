@@ -44,7 +44,7 @@ def _cases() -> Iterator[Case]:
         title, *lines = block.splitlines()
         case = Case(title)
         for line in lines:
-            if option := re.fullmatch(r"([a-z.A-Z]+): (.*)", line):
+            if option := re.fullmatch(r"([a-z][-.\w]*): (.*)", line):
                 case.options[option[1]] = option[2]
             else:
                 case.graph += line + "\n"
@@ -91,7 +91,9 @@ def test_a_network_goes_in_and_comes_out_quantized(
         if "varies" not in case.options:
             assert [a.shape for a in pairs[0]] == [a.shape for a in pairs[1]]
             if np.asarray(first).dtype.kind == "f":
-                assert sqnr(*pairs) >= float(case.options.get("sqnr", 15)), name
+                # symmetric codes of 8 bits have steps of 0.8 at 100, where a target must quantize every sum
+                least = case.options.get(f"sqnr.{target}", case.options.get("sqnr", 15))
+                assert sqnr(*pairs) >= float(least), name
 
 
 @pytest.mark.parametrize("version", range(3, 14))

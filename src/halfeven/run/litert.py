@@ -39,6 +39,8 @@ class Port:
     dtype: np.dtype[np.generic]
     scale: npt.NDArray[np.float32] | None = None
     zero_point: npt.NDArray[np.int64] | None = None
+    index: int = -1
+    """In the file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,4 +218,5 @@ def _port(detail: Mapping[str, Any]) -> Port:
         np.dtype(detail["dtype"]),
         np.asarray(params["scales"], np.float32) if coded else None,
         np.asarray(params["zero_points"], np.int64) if coded else None,
+        int(detail["index"]),
     )

@@ -198,7 +198,7 @@ def _constants(model: ir.Model, plan: Plan) -> tuple[Plan, list[str]]:
             plan = plan.with_group(group, replace(quantizer, params=params, method="minmax"))
             free.add(group)
     for site, group in sorted(plan.sites.items()):
-        if plan.groups[group].role == "bias" and plan.groups[group].scheme.scale is ScaleRule.FREE:
+        if group in free and _has_bias(nodes[site.consumer], site.port) and _scale_free(plan, group):
             plan, widened = _fit_bias(nodes[site.consumer], plan, free)
             if widened:
                 channels = counted(widened, "channel")
@@ -215,6 +215,16 @@ def _constant_params(x: npt.NDArray[np.float32], scheme: Scheme) -> QParams:
     return min(finer, key=lambda params: float(np.square((fake_quantize(x, params) - x).astype(np.float64)).sum()))
 
 
+def _has_bias(node: ir.Node, port: int) -> bool:
+    """Whether a weight's layer has a bias; one that stays float in the file counts, as runtimes make codes of it."""
+    traits = ops.TRAITS.get(node.op_type)
+    return traits is not None and port == traits.weight and traits.bias is not None and len(node.inputs) > traits.bias
+
+
+def _scale_free(plan: Plan, group: int) -> bool:
+    return plan.groups[group].scheme.scale is ScaleRule.FREE
+
+
 def _fit_bias(node: ir.Node, plan: Plan, free: set[int]) -> tuple[Plan, int]:
     """Raise weight scales, unless pinned, until |bias| / (input scale * weight scale) stays below 2**30."""
     traits = ops.TRAITS[node.op_type]
@@ -226,7 +236,7 @@ def _fit_bias(node: ir.Node, plan: Plan, free: set[int]) -> tuple[Plan, int]:
         return plan, 0
     needed = np.abs(bias.astype(np.float64)) / (float(data.params.scale.ravel()[0]) * BIAS_LIMIT)
     old = params.scale
-    needed = needed.max() if old.size == 1 else needed.reshape(old.shape)
+    needed = needed.reshape(old.shape) if needed.size == old.size else needed.max()
     new = np.maximum(old, needed).astype(np.float32)
     widened = int((new > old).sum())
     if not widened:

@@ -29,6 +29,11 @@ from halfeven.targets.target import OpRule, Target
 TABLE_ROWS = 4096
 TABLE_SQNR = 30.0
 HALF_LARGEST = 65504.0
+CARRIERS = frozenset(
+    {"Add", "Sub", "Where", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Transpose", "Expand", "Slice", "Concat"}
+    | {"Identity", "Tile", "Pad"}
+)
+"""Whose output holds their largest operand."""
 
 
 @dataclass(frozen=True)
@@ -131,15 +136,21 @@ def _huge_constants(model: ir.Model) -> dict[str, float]:
     """Operands of element-wise operators: a mask may not show in the first sample, but its factor does.
 
     Float16's largest number counts as astronomic: networks in float16 mask with it, and then what is masked is not.
+    What such a number is added to, or goes through unchanged, reaches as far.
     """
-    found = {}
+    found: dict[str, float] = {}
     for node in model.graph:
+        reaches = max((found.get(v.name or "", 0.0) for v in node.inputs if v is not None), default=0.0)
+        if reaches >= HUGE and node.op_type in CARRIERS:
+            found.update((v.name or "", reaches) for v in node.outputs)
         for value in node.inputs if node.op_type in ("Add", "Mul", "Sub", "Where", "Div") else ():
             tensor = ops.constant_of(value)
             if value is not None and tensor is not None and tensor.dtype in ops.FLOATS and tensor.size:
                 size = float(np.nanmax(np.abs(tensor.numpy().astype(np.float64))))
                 if size >= HUGE:
                     found[value.name or ""] = size
+                    if node.op_type != "Div":
+                        found[node.outputs[0].name or ""] = size
                 elif size == HALF_LARGEST:
                     found.update(dict.fromkeys((value.name or "", node.outputs[0].name or ""), size))
     return found
