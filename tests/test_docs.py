@@ -63,7 +63,7 @@ def examples(page: str) -> list[tuple[str, str]]:
 
 
 def needs_torch(text: str) -> bool:
-    return "import torch" in text
+    return any(words in text for words in ("import torch", "halfeven.prepare(", "halfeven.train("))
 
 
 def run_examples(blocks: list[tuple[str, str]], folder: Path) -> str:
