@@ -87,6 +87,26 @@ def _diff(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--all", action="store_true", help="list every difference")
 
 
+def _conform(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="ONNX with QuantizeLinear and DequantizeLinear")
+    text = "which, separated by commas: onnxruntime, litert, litert@optimized-x86, litert@reference, openvino, ncnn"
+    sub.add_argument(
+        "--runtimes", metavar="NAMES", default="onnxruntime,litert", help=f"{text} (default: the first two)"
+    )
+    _data_options(sub, f"{DATA}; 8 samples if --limit does not say", "preprocess", "limit", "labels")
+    sub.add_argument("--all", action="store_true", help="list every tensor that differs")
+
+
+def _simulate(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="ONNX with QuantizeLinear and DequantizeLinear")
+    text = "the machine, such as onnxruntime@x86-avx2, onnxruntime@arm64, integer"
+    sub.add_argument("--profile", metavar="NAME", required=True, help=text)
+    text = "the machine to compare it with (default: onnxruntime@x86-vnni)"
+    sub.add_argument("--against", metavar="NAME", default="onnxruntime@x86-vnni", help=text)
+    _data_options(sub, f"{DATA}; 8 samples if --limit does not say", "preprocess", "limit", "labels")
+    sub.add_argument("--all", action="store_true", help="list every tensor that differs, and every layer")
+
+
 def _train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help="float ONNX model")
     text = f"{DATA}, to train with; without labels the network learns from the float one"
@@ -100,6 +120,14 @@ def _train(sub: argparse.ArgumentParser) -> None:
     _target_option(sub, "what the model will run on (default: onnxruntime)")
     sub.add_argument("--device", metavar="DEVICE", default="cpu", help="cpu (default), cuda, cuda:1, ...")
     sub.add_argument("--save-state", metavar="FILE", help="write the trained network's state_dict too")
+    group = sub.add_argument_group("what is trained")
+    group.add_argument(
+        "--weight-bits", metavar="BITS", help="2 to 16, 1 or binary, ternary, log2 (default: the target's)"
+    )
+    group.add_argument("--activation-bits", type=_whole, metavar="BITS", help="2 to 16 (default: the target's)")
+    text = "lsq (default), pact, dorefa, dsq, stochastic, or several with + between"
+    group.add_argument("--method", metavar="METHOD", help=text)
+    _choice(group, "--scales", ("log", "linear", "fixed", "moving"), "how scales are trained (default: log)")
     group = sub.add_argument_group("the recipe")
     for flag, kind, text in (
         ("--epochs", _whole, "passes over the data (default: 3)"),
@@ -145,6 +173,8 @@ ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "verify": _verify,
     "export": _export,
     "diff": _diff,
+    "conform": _conform,
+    "simulate": _simulate,
     "train": _train,
     "demo": _demo,
     "number": _number_options,

@@ -12,6 +12,7 @@ computes what its forward pass does. PyTorch is imported when a function is call
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,19 @@ from halfeven.draft import Draft, Progress, no_progress
 from halfeven.errors import BadOption
 from halfeven.exporters.onnx import to_qdq
 from halfeven.feeding import Feed, open_data
+from halfeven.graph.bits import Bits, parts_of, with_bits
 from halfeven.graph.files import write_file
 from halfeven.graph.model import load
 from halfeven.graph.plan import Plan
+from halfeven.graph.weight_codes import WEIGHT_CODES, weight_params
+from halfeven.numerics.grid import Grid, IntGrid
+from halfeven.numerics.scheme import QParams
+from halfeven.options import all_options, make_steps
 from halfeven.report.verify import compare_models
 from halfeven.result import Result
 from halfeven.run import torch as from_torch
 from halfeven.run.specs import file_size
+from halfeven.targets.check import refuse
 
 if TYPE_CHECKING:
     from halfeven.training.network import QuantizedNetwork
@@ -46,6 +53,10 @@ def prepare(
     batchnorm: str = "krishnamoorthi",
     scales: str = "log",
     learn_zero_point: bool = False,
+    method: str = "lsq",
+    weight_bits: int | str | None = None,
+    activation_bits: int | None = None,
+    first_and_last: int | None = None,
     progress: Progress = no_progress,
     **options: Any,
 ) -> QuantizedNetwork:
@@ -60,8 +71,12 @@ def prepare(
         batchnorm: "krishnamoorthi", "jacob" or "frozen" keep BatchNormalization behind a convolution alive, as
             `training.batchnorm` says; "folded" trains the folded weights.
         scales: "log" trains the logarithm of each scale, "linear" the scale itself (LSQ as published; give it a rate of
-            its own), "fixed" leaves them as calibrated.
+            its own), "fixed" leaves them as calibrated, "moving" follows the ranges of what passes.
         learn_zero_point: Train zero points too (LSQ+).
+        method: "lsq", or what `training.methods` has: "pact", "dorefa", "dsq", "stochastic", joined by "+".
+        weight_bits: Of the inner layers: 2 to 16; 1 (binary), "ternary" or "log2"; None: as the target has them.
+        activation_bits: Between them: 2 to 16, or None.
+        first_and_last: Bits of the first and the last layer, and of what the first one reads, and the last; or None.
         progress: Called with (task, done, total).
         options: Those of the steps, as for `quantize`; `prefer` is "size" if not given: all is quantized that can be.
 
@@ -72,8 +87,9 @@ def prepare(
 
     if batchnorm not in (kinds := ("krishnamoorthi", "jacob", "frozen", "folded")):
         raise BadOption(f"batchnorm {batchnorm!r}: choose one of {', '.join(kinds)}.")
-    if scales not in ("log", "linear", "fixed"):
-        raise BadOption(f"scales {scales!r}: choose one of log, linear, fixed.")
+    if scales not in ("log", "linear", "fixed", "moving"):
+        raise BadOption(f"scales {scales!r}: choose one of log, linear, fixed, moving.")
+    bits = Bits(weight_bits, activation_bits, first_and_last)
     given = [example_inputs] if data is None and example_inputs is not None else data
     source = _onnx(model, example_inputs)
     result = api.quantize(
@@ -86,13 +102,44 @@ def prepare(
         progress=progress,
         **{"prefer": "size", **options},
     )
+    draft, codes = _in_bits(result.draft, bits, options, progress)
     return network_of(
-        result.draft,
+        draft,
         source,
         batchnorm=batchnorm,  # type: ignore[arg-type]
         scales=scales,  # type: ignore[arg-type]
         learn_zero_point=learn_zero_point,
+        method=method,
+        codes=codes,
     )
+
+
+def _in_bits(
+    draft: Draft, bits: Bits, options: Mapping[str, Any], progress: Progress
+) -> tuple[Draft, dict[int, QParams[Grid]]]:
+    """The draft that the file is made of, and the parameters of groups whose codes in training are of fewer bits."""
+    if bits == Bits():
+        return draft, {}
+    model, before = draft.model, draft.plan
+    changed = with_bits(model, before, bits)
+    fields = {name: value for name, value in options.items() if name in all_options()}
+    calibrate = make_steps(fields)["calibrate"]
+    after = calibrate(replace(draft, plan=changed), (), progress).plan
+    codes: dict[int, QParams[Grid]] = {}
+    inner, special = parts_of(model, before).weights, WEIGHT_CODES.get(bits.weights or 0)
+    for group, quantizer in after.groups.items():
+        grid = special if special is not None and group in inner else quantizer.scheme.grid
+        old = before.groups[group].scheme.grid
+        if quantizer.role == "bias" or grid == old:
+            continue
+        if isinstance(grid, IntGrid) and grid.bits > old.bits:
+            before = before.with_group(group, quantizer)
+        elif quantizer.role == "weight":
+            codes[group] = weight_params(model, after, group, grid)
+        elif quantizer.params is not None:
+            codes[group] = quantizer.params
+    refuse(draft.target, model, before)
+    return replace(draft, plan=before), codes
 
 
 def export(trained: Draft | QuantizedNetwork, path: str | Path, format: str | None = None) -> tuple[str, ...]:

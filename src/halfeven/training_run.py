@@ -10,6 +10,7 @@ from halfeven.printing import print_json, print_result
 from halfeven.report.inspection import inspect_draft
 from halfeven.run.specs import external_files
 
+TRAINED = ("weight_bits", "activation_bits", "method", "scales")
 RECIPE = ("epochs", "batch", "rate", "scale_rate", "warmup", "frozen", "distill", "damping", "seed")
 
 
@@ -23,6 +24,9 @@ def train(args: argparse.Namespace) -> int:
     spare(output, external_files(source))
     recipe = {name: value for name in RECIPE if (value := getattr(args, name)) is not None}
     given = settings_of(args, "preprocess", "labels", "holdout", "limit", "target", "plan")
+    given |= {name: value for name in TRAINED if (value := getattr(args, name)) is not None}
+    if given.get("weight_bits", "").isdecimal():
+        given["weight_bits"] = int(given["weight_bits"])
     with progress_of(args) as progress:
         result, network = qat.train(
             source, args.data, device=args.device, recipe=recipe, progress=progress, name=model.name, **given

@@ -6,7 +6,11 @@
 
 The float network is the one that was prepared, with its weights as they were; it costs one more forward pass. Adam,
 with one rate for weights and one for the parameters of quantizers, each falling to 0 as a cosine after a warm-up. For
-the last part of the steps BatchNormalization is frozen, so that what is trained last is what is exported.
+the last part of the steps BatchNormalization is frozen, and ranges that move, so that what is trained last is what is
+exported.
+
+Where `lower_from` gives more bits than the codes have, training begins with so many, and over the first half of the
+steps they fall to those of the codes (Zhuang et al. 2018, arXiv:1711.00205, its progressive quantization).
 
 Weights that flip between two codes are damped: lambda * mean((w - q(w))**2) / scale**2 over weights inside the range,
 where lambda rises as a cosine from 0 (Nagel et al. 2022, arXiv:2203.11086, equation 6; its `damping`).
@@ -40,7 +44,8 @@ class Recipe:
     """How to train.
 
     `rate` is of weights, `scale_rate` of scales and zero points; `frozen`, the share of steps at the end with
-    BatchNormalization frozen; `distill`, the weight of the distillation.
+    BatchNormalization and moving ranges frozen; `distill`, the weight of the distillation; `lower_from`, the bits that
+    codes of fewer bits begin with, 0 for none.
     """
 
     epochs: int = 3
@@ -51,6 +56,7 @@ class Recipe:
     frozen: float = 0.3
     distill: float = 1.0
     damping: float = 0.0
+    lower_from: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -60,6 +66,8 @@ class Recipe:
         for name in ("rate", "scale_rate", "warmup", "frozen", "distill", "damping"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise BadOption(f"Recipe: {name} {getattr(self, name)}; a finite number of at least 0 is needed.")
+        if self.lower_from not in (0, *range(2, 17)):
+            raise BadOption(f"Recipe: lower_from {self.lower_from}; 2 to 16 bits, or 0 for none.")
 
 
 @dataclass
@@ -99,6 +107,9 @@ def fit(
         if share >= 1 - recipe.frozen:
             for norm in network.live_norms().values():
                 norm.kind = "frozen"
+            network.freeze_ranges()
+        if recipe.lower_from:
+            network.raise_bits(_bits_at(share, network, recipe.lower_from))
         for group in optimizer.param_groups:
             group["lr"] = group["initial"] * _rate_at(share, recipe.warmup)
         inputs = {name: torch.as_tensor(x).to(device) for name, x in feeds.items()}
@@ -111,6 +122,7 @@ def fit(
         _refuse_divergence(network, history, step)
         optimizer.step()
         progress("train", step + 1, total)
+    network.raise_bits(0)
     network.eval()
     return history
 
@@ -136,6 +148,13 @@ def _rate_at(share: float, warmup: float) -> float:
     if share < warmup:
         return (share + 1e-3) / warmup
     return (1 + math.cos(math.pi * (share - warmup) / max(1 - warmup, 1e-9))) / 2
+
+
+def _bits_at(share: float, network: QuantizedNetwork, start: int) -> int:
+    """Falling from `start` to the fewest bits there are, over the first half."""
+    bits = [layer.scheme.grid.bits for layer in network.modules() if isinstance(layer, FakeQuantizer)]
+    least = min(bits, default=start)
+    return least + max(math.ceil((start - least) * (1 - 2 * share)), 0)
 
 
 def _batches(readers: Sequence[Reader], recipe: Recipe) -> Iterator[tuple[dict[str, npt.NDArray[Any]], Tensor | None]]:
@@ -199,7 +218,7 @@ def _oscillation(network: QuantizedNetwork) -> Tensor:
             continue
         weight, layer = network.get_parameter(path), network.quantizer(group)
         with torch.no_grad():
-            step, target = layer.scale_and_zero_point()[0], layer(weight)
+            step, target = layer.scale_and_zero_point()[0], layer.values(weight)
         terms.append(((weight - target) / step).square().mean())
     return sum(terms) / len(terms) if terms else torch.zeros(())
 

@@ -17,11 +17,13 @@ pickling, EMA and moving to a device work as for any module.
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from halfeven.errors import BadOption, UnsupportedModel
+from halfeven.errors import BadCalibration, BadOption, UnsupportedModel
 from halfeven.graph.plan import Quantizer
-from halfeven.numerics.grid import IntGrid
+from halfeven.numerics.grid import Grid, IntGrid
+from halfeven.numerics.scheme import QParams
 from halfeven.training.batchnorm import LiveNorm, Normed
 from halfeven.training.fake_quantize import fake_quantize
+from halfeven.training.methods import AVERAGE, method_of, step_of
 from halfeven.training.operators import OPERATORS
 from halfeven.training.program import Constants, Instruction, Program
 from halfeven.training.pytorch import Tensor, torch
@@ -29,7 +31,7 @@ from halfeven.training.quantizer import FakeQuantizer
 
 QUANTIZERS, NORMS = "quantizers", "norms"
 Values = dict[str, Any]
-Scales = Literal["log", "linear", "fixed"]
+Scales = Literal["log", "linear", "fixed", "moving"]
 
 
 class QuantizedNetwork(torch.nn.Module):
@@ -40,8 +42,11 @@ class QuantizedNetwork(torch.nn.Module):
         constants: Its tensors. Those to train become parameters, the others buffers that no state_dict holds.
         groups: The plan's quantizers that the program refers to, with parameters but for biases.
         norms: BatchNormalization that is kept alive, and how; `live_norms` finds it.
-        scales: How they are trained: "log" by a factor exp(p), "linear" themselves (LSQ), or "fixed".
+        scales: How they are trained: "log" by a factor exp(p), "linear" themselves (LSQ), "fixed", or "moving" with the
+            ranges of what passes, until `freeze_ranges`.
         learn_zero_point: Whether zero points of affine codes of up to 16 bits are trained (LSQ+).
+        method: Names of `training.methods`, joined by "+".
+        codes: Parameters of the groups that are trained with other codes than the plan's.
 
     Raises:
         BadOption: a group has no parameters: the plan was not calibrated.
@@ -56,6 +61,8 @@ class QuantizedNetwork(torch.nn.Module):
         *,
         scales: Scales = "log",
         learn_zero_point: bool = False,
+        method: str = "lsq",
+        codes: Mapping[int, QParams[Grid]] | None = None,
     ) -> None:
         super().__init__()
         self.program = program
@@ -69,7 +76,8 @@ class QuantizedNetwork(torch.nn.Module):
         layers = {}
         for group, quantizer in groups.items():
             if quantizer.role != "bias":
-                layers[str(group)] = _layer(group, quantizer, scales, learn_zero_point)
+                params = (codes or {}).get(group, quantizer.params)
+                layers[str(group)] = _layer(group, quantizer, params, scales, learn_zero_point, method)
         self.add_module(QUANTIZERS, torch.nn.ModuleDict(layers))
         self.float_only = False
         self.origin: Any = None
@@ -157,7 +165,7 @@ class QuantizedNetwork(torch.nn.Module):
 
         def quantized(weight: Tensor, bias: Tensor | None, rounded: bool) -> Tensor:
             if not self.float_only and groups[1] is not None:
-                weight = self.quantizer(groups[1])(weight)
+                weight = self._rounded(groups[1], weight)
             if not self.float_only and rounded and bias is not None and groups[2] in self.biases:
                 bias = self._bias(instruction, bias, groups[2])
             return operator(attributes, x, weight, bias)
@@ -174,14 +182,22 @@ class QuantizedNetwork(torch.nn.Module):
         if group is None or self.float_only:
             return value
         if (name, group) not in seen:
-            seen[name, group] = self.quantizer(group)(value)
+            seen[name, group] = self._rounded(group, value)
         return seen[name, group]
+
+    def _rounded(self, group: int, value: Tensor) -> Tensor:
+        """A tensor through the quantizer of a group, which an error names."""
+        try:
+            return self.quantizer(group)(value)
+        except BadCalibration as error:
+            raise BadCalibration(f"{QUANTIZERS}.{group}: {error}") from error
 
     def _bias(self, instruction: Instruction, bias: Tensor, group: int | None) -> Tensor:
         """The values of int32 codes with the scale (input scale * weight scale), which is not trained through."""
         data, weight = (self.quantizer(g) for g in instruction.groups[:2])  # biases stand in such layers only
         with torch.no_grad():
-            scale = data.scale_and_zero_point()[0].reshape(-1) * weight.scale_and_zero_point()[0].reshape(-1)
+            scale = step_of(weight.scale_and_zero_point()[0], weight.scheme.grid).reshape(-1)
+            scale = data.scale_and_zero_point()[0].reshape(-1) * scale
             scale = scale.reshape((1,) * (bias.ndim - 1) + (-1,))
         zero = torch.zeros_like(scale, dtype=torch.int32)
         return fake_quantize(bias, scale, zero, self.biases[group] if group is not None else IntGrid(32))
@@ -192,6 +208,17 @@ class QuantizedNetwork(torch.nn.Module):
         assert isinstance(layer, FakeQuantizer)
         return layer
 
+    def raise_bits(self, bits: int) -> None:
+        """Let integer codes of fewer bits have so many for now: a finer grid over the same range; 0 ends it."""
+        for layer in getattr(self, QUANTIZERS).values():
+            grid = layer.scheme.grid
+            layer.extra_bits = max(bits - grid.bits, 0) if isinstance(grid, IntGrid) else 0
+
+    def freeze_ranges(self) -> None:
+        """Keep the ranges that moved as they are, from now on."""
+        for layer in getattr(self, QUANTIZERS).values():
+            layer.following = False
+
     def weights(self) -> dict[str, Tensor]:
         """The tensors by the names that the graph's initializers have; running statistics too."""
         return {name: self._at(path) for name, path in self.paths.items()}
@@ -201,13 +228,22 @@ class QuantizedNetwork(torch.nn.Module):
         return {name: getattr(self, NORMS)[place] for name, place in self.places.items()}
 
 
-def _layer(group: int, quantizer: Quantizer, scales: Scales, learn_zero_point: bool) -> FakeQuantizer:
-    if quantizer.params is None:
+def _layer(
+    group: int, quantizer: Quantizer, params: QParams[Grid] | None, scales: Scales, learn_zero_point: bool, method: str
+) -> FakeQuantizer:
+    if params is None:
         raise BadOption(f"Group {group} of the plan ({quantizer.reason}) has no scale: calibrate the plan first.")
-    grid = quantizer.scheme.grid
-    zero = learn_zero_point and not quantizer.scheme.symmetric and isinstance(grid, IntGrid) and grid.bits <= 16
+    grid = params.scheme.grid
+    zero = learn_zero_point and not params.scheme.symmetric and isinstance(grid, IntGrid) and grid.bits <= 16
+    moving = scales == "moving"
     return FakeQuantizer.from_params(
-        quantizer.params, learn_scale=scales != "fixed", logarithmic=scales == "log", learn_zero_point=zero
+        params,
+        learn_scale=scales in ("log", "linear"),
+        logarithmic=scales == "log",
+        learn_zero_point=zero and not moving,
+        method=method_of(method, quantizer.role),
+        moving=0.0 if not moving else 1.0 if quantizer.role == "weight" else AVERAGE,
+        seed=group,
     )
 
 

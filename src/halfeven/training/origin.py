@@ -3,6 +3,10 @@
 An `Origin` is plain data, so that a network can be copied and pickled: the float graph as ONNX bytes, the target's
 name, and the plan as JSON. `draft_of` puts the trained weights and scales back into both; what is exported is that
 draft, so nothing stands between training and the file.
+
+Where training has other codes than the file (`graph.weight_codes`), the file's plan is that of the origin. It gets the
+trained scale; a weight gets the values it has in training, which are codes of the file times that scale; an activation
+gets a Clip to the ends of its codes.
 """
 
 import json
@@ -10,17 +14,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
 from halfeven.draft import Draft
 from halfeven.errors import BadOption
+from halfeven.graph.bits import clip_wires
 from halfeven.graph.plan import Plan
-from halfeven.numerics.grid import IntGrid
-from halfeven.numerics.scheme import QParams
+from halfeven.graph.weights import array_at, put_constant
+from halfeven.numerics.grid import Grid, IntGrid
+from halfeven.numerics.scheme import QParams, Scheme
 from halfeven.targets import target_named
 from halfeven.training.batchnorm import Kind, LiveNorm, Normed, live_norms
 from halfeven.training.derived import derived
+from halfeven.training.methods import step_of
 from halfeven.training.network import QuantizedNetwork, Scales
 from halfeven.training.program import Constants, Program, constants_of, program_of, tensor_of
 from halfeven.training.pytorch import Tensor, torch
@@ -59,6 +67,8 @@ def network_of(
     batchnorm: Kind | Literal["folded"] = "krishnamoorthi",
     scales: Scales = "log",
     learn_zero_point: bool = False,
+    method: str = "lsq",
+    codes: Mapping[int, QParams[Grid]] | None = None,
 ) -> QuantizedNetwork:
     """The network that trains a calibrated draft.
 
@@ -67,8 +77,10 @@ def network_of(
         source: The float model that the draft was prepared from; with it BatchNormalization behind a convolution is
             kept alive, as `batchnorm` says (see `training.batchnorm`), unless that is "folded".
         batchnorm: What becomes of BatchNormalization.
-        scales: How scales are trained: "log", "linear" or "fixed".
+        scales: How scales are trained: "log", "linear", "fixed" or "moving".
         learn_zero_point: Whether zero points are.
+        method: Names of `training.methods`, joined by "+".
+        codes: Parameters of the groups that are trained with other codes than the draft's.
 
     Raises:
         UnsupportedModel: an operator that PyTorch does not run here.
@@ -82,7 +94,14 @@ def network_of(
         norms = {name: LiveNorm(norm, cast("Kind", batchnorm)) for name, norm in found.items()}
         program, constants = _rooted(program, constants, source)
     network = QuantizedNetwork(
-        program, constants, draft.plan.groups, norms, scales=scales, learn_zero_point=learn_zero_point
+        program,
+        constants,
+        draft.plan.groups,
+        norms,
+        scales=scales,
+        learn_zero_point=learn_zero_point,
+        method=method,
+        codes=codes,
     )
     network.origin = Origin.of(draft)
     return network
@@ -128,12 +147,45 @@ def draft_of(network: QuantizedNetwork) -> Draft:
         if not bool(weight.isfinite().all()):
             raise BadOption(f"Weight '{name}' is not finite any more: training diverged. Lower the learning rate.")
         values[name].const_value = ir.tensor(weight.detach().cpu().float().numpy().copy(), name=name)
-    groups = dict(draft.plan.groups)
+    groups, bounds = dict(draft.plan.groups), {}
+    others: set[int] = set()
     for group, quantizer in groups.items():
-        if quantizer.role != "bias":
-            params = cast("QParams[IntGrid]", network.quantizer(group).to_params())
-            groups[group] = replace(quantizer, params=params)
-    return replace(draft, plan=replace(draft.plan, groups=groups))
+        if quantizer.role == "bias":
+            continue
+        own, grid = network.quantizer(group).to_params(), quantizer.scheme.grid
+        other = own.scheme.grid != grid
+        if other or network.quantizer(group).method.tanh:
+            others.add(group)
+        if other and quantizer.role == "activation" and isinstance(own.scheme.grid, IntGrid):
+            zero, scale = int(own.zero_point.ravel()[0]), own.scale.ravel()[0]
+            bounds[group] = (
+                np.float32(own.scheme.grid.low - zero) * scale,
+                np.float32(own.scheme.grid.high - zero) * scale,
+            )
+        params = _in_file(own, quantizer.scheme) if other else cast("QParams[IntGrid]", own)
+        groups[group] = replace(quantizer, params=params)
+    plan = _with_values(network, draft.model, replace(draft.plan, groups=groups), others)
+    return replace(draft, plan=clip_wires(draft.model, plan, bounds))
+
+
+def _in_file(own: QParams[Grid], scheme: Scheme) -> QParams:
+    """The file's parameters for values that were trained in other codes."""
+    return QParams(scheme, step_of(torch.tensor(own.scale), own.scheme.grid).numpy(), own.zero_point)
+
+
+def _with_values(network: QuantizedNetwork, model: ir.Model, plan: Plan, groups: set[int]) -> Plan:
+    """The plan, after the weights of `groups` were given the values that they have in training."""
+    nodes = {node.name or "": node for node in model.graph}
+    for site, group in sorted(plan.sites.items()):
+        if group not in groups or plan.groups[group].role != "weight":
+            continue
+        node, layer = nodes[site.consumer], network.quantizer(group)
+        array = array_at(node, site.port)
+        assert array is not None
+        device = layer.scale_and_zero_point()[0].device
+        values = layer.values(torch.tensor(array.astype(np.float32), device=device)).cpu().numpy()
+        plan = plan.reading(site.consumer, site.port, put_constant(node, site.port, values, model))
+    return plan
 
 
 def _trained(network: QuantizedNetwork, draft: Draft) -> dict[str, Tensor]:

@@ -11,13 +11,22 @@
                                          exp(log_gain)                  `logarithmic`, ScaleRule.FREE
     zero_point        buffer, int32      parameter, float32; zero point = rint(zero_point)   codes of at most 16 bits
     threshold         buffer, float32    -                         ternary codes; NaN where it is half the scale
+    low, high         buffers, float32   -                         `moving`: the range that scale and zero point are of
+    draws             buffer, int64      -                         stochastic `method`: seed and number of calls
 
 Gradients. That of the scale is LSQ's (Esser et al. 2020, arXiv:1902.08153, equation 3), times 1 / sqrt(N * Q) for N the
 elements that share a scale in the call and Q the highest code (its section 2.2; for codes that are no integers, the
 largest value at scale 1); that of the zero point is LSQ+'s (Bhalgat et al. 2020, arXiv:2004.09576), times the same. For
 a power of two it is that of the logarithm, scale * ln 2 times the scale's, where ceil counts as the identity, and no
 factor (Jain et al. 2020, TQT, arXiv:1903.08066, equations 7 and 8; TQT calls inside what rounds to a code). `gradient`
-replaces the factor. Rounding the zero point counts as the identity too.
+replaces the factor. Rounding the zero point counts as the identity too. `training.methods` has other gradients.
+
+`moving` is the share c of a range that is new in each training call: range = (1 - c) * old + c * that of the tensor,
+and parameters by `numerics.quantize.params_for`; 1 is for weights, whose range is known. Binary and ternary codes get
+the means of `params_of`. `following = False` is the freeze. (Jacob et al. 2018, arXiv:1712.05877, section 3.1.)
+
+`extra_bits` e gives integer codes so many more bits for a while: scale / 2**e and zero_point * 2**e on a grid of e bits
+more, which has all the values of the own one and the same range, up to a step.
 
 An optimizer may leave what is allowed: scales above zero and finite, logarithms from -126 to 127, zero points that are
 codes. What has left is held at the end that it crossed, and gets a gradient only if descent leads back.
@@ -36,9 +45,11 @@ import numpy as np
 from halfeven.errors import BadOption
 from halfeven.numerics.binary import BinaryGrid, TernaryGrid
 from halfeven.numerics.grid import Grid, IntGrid
+from halfeven.numerics.quantize import params_for, params_of
 from halfeven.numerics.rounding import Rounding
 from halfeven.numerics.scheme import QParams, ScaleRule, Scheme
 from halfeven.training.fake_quantize import fake_quantize
+from halfeven.training.methods import Method, clip_learned, generator, softened, squeezed, tile_range
 from halfeven.training.pytorch import Tensor, torch
 from halfeven.training.rounding import How
 
@@ -59,9 +70,13 @@ class FakeQuantizer(torch.nn.Module):
         learn_zero_point: Whether the zero point is one; for affine integers of at most 16 bits.
         rounding: A rule, or a torch.Generator on the tensors' device: stochastic in training, half-even in evaluation.
         gradient: What the gradients of scale and zero point are multiplied with; None means the factor of the module.
+        method: What else differs from LSQ; see `training.methods`.
+        moving: The share of the range that is new in each call; 0: ranges do not move. Then nothing is learned.
+        seed: Of a stochastic method.
 
     Raises:
-        BadOption: a zero point that cannot be learned, or a rounding for codes that have no ties.
+        BadOption: a zero point that cannot be learned, a method or a rounding for codes that have no such, or a range
+            that moves while its scale is learned.
     """
 
     def __init__(
@@ -74,11 +89,21 @@ class FakeQuantizer(torch.nn.Module):
         learn_zero_point: bool = False,
         rounding: How = Rounding.HALF_EVEN,
         gradient: float | None = None,
+        method: Method = Method(),  # noqa: B008 (frozen)
+        moving: float = 0.0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
+        if moving and (learn_scale or learn_zero_point):
+            raise BadOption(
+                "FakeQuantizer: a range moves with the data, or scale and zero point are learned; not both."
+            )
+        if (method.clip or method.stochastic) and not isinstance(scheme.grid, IntGrid):
+            raise BadOption(f"FakeQuantizer: pact and stochastic are for integer codes, not for {scheme.grid}.")
         if learn_zero_point and (scheme.symmetric or scheme.grid.bits > 16):
             raise BadOption(f"FakeQuantizer: the zero point of {scheme} cannot be learned; affine codes can.")
-        self.scheme, self.rounding, self.gradient = scheme, rounding, gradient
+        self.scheme, self.rounding, self.gradient, self.method = scheme, rounding, gradient, method
+        self.moving, self.following, self.extra_bits = moving, moving > 0, 0
         self.log2 = learn_scale and scheme.scale is ScaleRule.POWER_OF_TWO
         one = torch.ones(scale_shape, dtype=torch.float32)
         beside = learn_scale and logarithmic and not self.log2
@@ -87,6 +112,9 @@ class FakeQuantizer(torch.nn.Module):
         zero = torch.zeros(scale_shape, dtype=torch.float32 if learn_zero_point else torch.int32)
         self._hold("zero_point", zero, learn_zero_point)
         self.register_buffer("threshold", one * torch.nan if isinstance(scheme.grid, TernaryGrid) else None)
+        for name in ("low", "high"):
+            self.register_buffer(name, torch.zeros_like(one) if moving else None)
+        self.register_buffer("draws", torch.tensor([seed, 0]) if method.stochastic else None)
 
     def _hold(self, name: str, value: Tensor, learned: bool) -> None:
         if learned:
@@ -109,6 +137,7 @@ class FakeQuantizer(torch.nn.Module):
                 layer.threshold.copy_(torch.tensor(params.threshold))
             if not layer.log2:
                 layer.scale.copy_(scale)
+                layer._begin_range()
                 return layer
             mantissa, exponent = torch.frexp(scale)
             if not bool(((mantissa == 0.5) & (exponent - 1 >= LOG2_ENDS[0])).all()):
@@ -147,25 +176,69 @@ class FakeQuantizer(torch.nn.Module):
 
         Raises:
             BadOption: a tensor that the scale's shape does not fit.
+            BadCalibration: a range that moves has become infinite or NaN.
         """
+        how = self.rounding if self.training or isinstance(self.rounding, Rounding) else Rounding.HALF_EVEN
+        if self.training and self.following:
+            self._follow(x)
+        if self.training and self.draws is not None:
+            how = generator(self.draws, x.device)
+        return self._rounded(x, how)
+
+    def values(self, x: Tensor) -> Tensor:
+        """What evaluation makes of `x`, without gradients; nothing moves."""
+        with torch.no_grad():
+            return self._rounded(x, self.rounding if isinstance(self.rounding, Rounding) else Rounding.HALF_EVEN)
+
+    def _rounded(self, x: Tensor, how: How) -> Tensor:
         scale, zero_point = self.scale_and_zero_point()
-        limit = self.threshold
+        grid, limit = self.scheme.grid, self.threshold
+        if self.extra_bits and isinstance(grid, IntGrid):
+            grid = IntGrid(grid.bits + self.extra_bits, grid.signed, grid.narrow)
+            scale, zero_point = scale / (1 << self.extra_bits), zero_point * (1 << self.extra_bits)
+        learned = scale
         if limit is not None:
             limit = torch.where(limit.isnan(), scale.detach() / 2, limit)
-        how = self.rounding if self.training or isinstance(self.rounding, Rounding) else Rounding.HALF_EVEN
-        return fake_quantize(
-            x,
-            scale,
-            zero_point,
-            self.scheme.grid,
-            threshold=limit,
-            rounding=how,
-            gradient=self._factor(x),
-        )
+        if self.method.tanh:
+            x = squeezed(x, scale, 1.0 if isinstance(grid, BinaryGrid | TernaryGrid) else float(grid.high))
+        if self.method.soft and isinstance(grid, IntGrid):
+            x = softened(x, scale.detach())
+        if self.method.clip:
+            scale = scale.detach()
+        factor = self._factor(x)
+        found = fake_quantize(x, scale, zero_point, grid, threshold=limit, rounding=how, gradient=factor)
+        if self.method.clip and isinstance(grid, IntGrid):
+            return clip_learned(found, x, learned, zero_point.detach(), grid, factor)
+        return found
+
+    def _begin_range(self) -> None:
+        """The range that the parameters are of."""
+        if self.low is None or isinstance(self.scheme.grid, BinaryGrid | TernaryGrid):
+            return
+        top, zero = float(self.scheme.grid.high), self.zero_point
+        low = self.scheme.grid.low - zero if isinstance(self.scheme.grid, IntGrid) else -top - zero
+        self.low.copy_(low * self.scale)
+        self.high.copy_((top - zero) * self.scale)
+
+    @torch.no_grad()
+    def _follow(self, x: Tensor) -> None:
+        """Move the range by what `x` holds, and scale and zero point with it."""
+        if not x.numel():
+            return
+        if isinstance(self.scheme.grid, BinaryGrid | TernaryGrid):
+            params = params_of(x.detach().float().cpu().numpy(), self.scheme)
+        else:
+            for end, new in zip((self.low, self.high), tile_range(x, tuple(self.scale.shape)), strict=True):
+                end.lerp_(new, self.moving)
+            params = params_for(self.low.cpu().numpy(), self.high.cpu().numpy(), self.scheme)
+        self.scale.copy_(torch.from_numpy(params.scale).reshape(self.scale.shape))
+        self.zero_point.copy_(torch.from_numpy(params.zero_point).reshape(self.scale.shape))
+        if params.threshold is not None:
+            self.threshold.copy_(torch.from_numpy(params.threshold))
 
     def _factor(self, x: Tensor) -> float:
-        """LSQ's 1 / sqrt(N * Q); 1 for the logarithm of a scale."""
-        if self.gradient is not None or self.log2:
+        """LSQ's 1 / sqrt(N * Q); 1 for the logarithm of a scale, and for methods that have none."""
+        if self.gradient is not None or self.log2 or self.method.clip or self.method.tanh:
             return 1.0 if self.gradient is None else self.gradient
         grid = self.scheme.grid
         top = 1.0 if isinstance(grid, BinaryGrid | TernaryGrid) else max(float(grid.high), 1.0)

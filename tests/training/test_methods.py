@@ -1,0 +1,243 @@
+# ruff: noqa: E402
+"""Promised: every method trains, and its file computes what it computes; gradients are those of the papers; values are
+those of the plain fake quantizer where a method changes gradients only; ranges that move are the recurrence that is
+stated, stop when frozen, and name what made them infinite.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from halfeven import qat
+from halfeven.errors import BadCalibration, BadOption
+from halfeven.numerics.grid import INT8, INT8_NARROW, UINT8, IntGrid
+from halfeven.numerics.quantize import params_for, params_of
+from halfeven.numerics.scheme import PER_TENSOR, QParams, Scheme, ZeroRule, per_channel
+from halfeven.run.ort import OrtExecutor
+from halfeven.training.loop import Recipe, fit
+from halfeven.training.methods import ALPHA, Method, method_of, softened, squeezed, step_of
+from halfeven.training.quantizer import FakeQuantizer
+
+nn, F = torch.nn, torch.nn.functional
+CHOICES: dict[str, dict[str, Any]] = {
+    "moving": {"scales": "moving"},
+    "moving+stochastic": {"scales": "moving", "method": "stochastic"},
+    **{name: {"method": name} for name in ("pact", "dorefa", "dsq", "stochastic", "pact+dorefa")},
+}
+AFFINE = Scheme(UINT8, zero_point=ZeroRule.FREE)
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.bn = nn.Conv2d(1, 6, 3, 1, 1, bias=False), nn.BatchNorm2d(6)
+        self.two, self.head = nn.Conv2d(6, 6, 3, 2, 1), nn.Linear(6, 3)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(torch.relu(self.two(torch.relu(self.bn(self.one(x))))).mean((2, 3)))
+
+
+def pictures(count: int, seed: int) -> tuple[Any, Any]:
+    """Pictures brighter with their class."""
+    rng = torch.Generator().manual_seed(seed)
+    y = torch.randint(0, 3, (count,), generator=rng)
+    return torch.randn(count, 1, 8, 8, generator=rng) + y.reshape(-1, 1, 1, 1), y
+
+
+def train(network: Any, steps: int, seed: int) -> list[float]:
+    """The losses."""
+    optimizer, losses = torch.optim.Adam(network.parameters(), 5e-3), []
+    network.train()
+    for step in range(steps):
+        x, y = pictures(32, 1000 * seed + step)
+        loss = F.cross_entropy(network(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    network.eval()
+    return losses
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def module() -> Any:
+    torch.manual_seed(0)
+    network = Small()
+    train(network, 10, 1)
+    return network
+
+
+def layer(scheme: Scheme, scale: float, zero: int = 0, **options: Any) -> FakeQuantizer:
+    params = QParams(scheme, np.full((1, 1), scale, np.float32), np.full((1, 1), zero, np.int32))
+    return FakeQuantizer.from_params(params, **options)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_method_trains_and_its_file_computes_what_it_computes(choice: str, module: Any, tmp_path: Path) -> None:
+    x, _ = pictures(64, 77)
+    network = qat.prepare(copy.deepcopy(module), x, **CHOICES[choice])
+    losses = train(network, 20, 2)
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    qat.export(network, tmp_path / "m.onnx")
+    run, ours = OrtExecutor(tmp_path / "m.onnx", optimize=False), network(x).detach().numpy()
+    (given,) = run({"x": x.numpy()}).values()
+    assert np.mean(np.abs(ours - given) < 1e-5 * np.abs(ours).max()) > 0.97
+
+
+@pytest.mark.parametrize("method", [Method(clip=True), Method(soft=True), Method(stochastic=True)])
+@pytest.mark.parametrize("scheme", [AFFINE, Scheme(IntGrid(4)), Scheme(INT8_NARROW, per_channel(1))])
+def test_methods_that_change_gradients_have_the_plain_values(method: Method, scheme: Scheme) -> None:
+    x = np.random.default_rng(0).standard_normal((40, 7)).astype(np.float32) * 3
+    params = params_of(x / 2, scheme)
+    plain = FakeQuantizer.from_params(params)(torch.tensor(x))
+    other = FakeQuantizer.from_params(params, method=method, learn_scale=True).eval()
+    assert torch.equal(other(torch.tensor(x)), plain)
+    if not method.stochastic:
+        assert torch.equal(other.train()(torch.tensor(x)), plain)
+
+
+@pytest.mark.parametrize(("scheme", "zero"), [(AFFINE, 0), (AFFINE, 100), (Scheme(INT8), 0)])
+def test_pact_moves_the_clip_by_what_is_clipped(scheme: Scheme, zero: int) -> None:
+    own = layer(scheme, 0.02, zero, learn_scale=True, method=Method(clip=True))
+    top, low = (scheme.grid.high - zero) * np.float32(0.02), (scheme.grid.low - zero) * np.float32(0.02)
+    x = torch.tensor([[float(top), 9.0, 0.013, -0.5, 1.0, -9.0]], requires_grad=True)
+    g = torch.tensor([[1.0, 2.0, 4.0, 8.0, 16.0, 32.0]])
+    own(x).backward(g)
+    above = 3.0  # g of what is at the clip or above it
+    below = g[x <= low].sum().item()
+    expected = above * (scheme.grid.high - zero) + below * (scheme.grid.low - zero)
+    assert own.scale.grad.item() == pytest.approx(expected)
+    assert torch.equal(x.grad, torch.where((x < top) & (x > low), g, 0.0))
+
+
+def test_dorefa_squeezes_weights_and_its_gradient_is_that_of_tanh() -> None:
+    w = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    scale = torch.full((4, 1), 0.25)
+    t = torch.tanh(w)
+    expected = t / t.abs().amax(1, keepdim=True) * 7 * scale
+    torch.testing.assert_close(squeezed(w, scale, 7.0), expected)
+    assert torch.autograd.gradcheck(lambda w: squeezed(w, scale, 7.0), (w,))
+
+
+def test_the_scale_of_dorefa_has_the_whole_derivative() -> None:
+    w = torch.randn(30, 1, generator=torch.Generator().manual_seed(0))
+    own = layer(Scheme(IntGrid(4)), 0.3, learn_scale=True, method=Method(tanh=True))
+    values = own(w)
+    values.sum().backward()
+    assert own.scale.grad.item() == pytest.approx((values / 0.3).sum().item(), rel=1e-4)  # v = code * scale
+
+
+def test_dsq_has_the_gradient_of_its_staircase() -> None:
+    scale = torch.tensor([[0.5]])
+    x = torch.linspace(-3.9, 3.9, 157, dtype=torch.float64).reshape(1, -1).requires_grad_()
+    softened(x, scale).sum().backward()
+    k = np.log(2 / ALPHA - 1)
+
+    def staircase(r: np.ndarray) -> np.ndarray:
+        return np.floor(r) + (np.tanh(k * (r - np.floor(r) - 0.5)) / np.tanh(k / 2) + 1) / 2
+
+    r = x.detach().numpy() / 0.5
+    inner = np.abs(r - np.rint(r)) > 1e-4  # the ends of a step have two slopes
+    slope = (staircase(r + 1e-6) - staircase(r - 1e-6)) / 2e-6
+    np.testing.assert_allclose(x.grad.numpy()[inner], slope[inner], rtol=1e-4)
+    fine = ((torch.arange(1000) + 0.5) / 2000).reshape(1, -1).requires_grad_()
+    softened(fine, scale).sum().backward()
+    assert fine.grad.mean().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_stochastic_rounding_is_right_on_average_and_resumes() -> None:
+    own = layer(Scheme(INT8), 0.1, method=Method(stochastic=True), seed=3)
+    x = torch.full((1, 20000), 0.123)
+    values = own(x)
+    assert set(np.unique(values.numpy() / np.float32(0.1)).round().tolist()) == {1.0, 2.0}
+    assert values.mean().item() == pytest.approx(0.123, abs=2e-3)
+    again = layer(Scheme(INT8), 0.1, method=Method(stochastic=True), seed=9)
+    again.load_state_dict(own.state_dict())
+    first, second = again(x), own(x)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, values)
+
+
+@pytest.mark.parametrize("scheme", [AFFINE, Scheme(INT8), Scheme(INT8, per_channel(0))])
+def test_ranges_move_as_stated_and_stop(scheme: Scheme) -> None:
+    rng = np.random.default_rng(0)
+    axes = (0, 1) if scheme.tiling == PER_TENSOR else (1,)
+    first = rng.standard_normal((3, 50)).astype(np.float32)
+    params = params_of(first, scheme)
+    own = FakeQuantizer.from_params(params, moving=0.01)
+    low = (scheme.grid.low - params.zero_point) * params.scale.astype(np.float64)
+    high = (scheme.grid.high - params.zero_point) * params.scale.astype(np.float64)
+    for scale in (1.0, 5.0, 30.0):
+        x = rng.standard_normal((3, 50)).astype(np.float32) * np.float32(scale)
+        own(torch.tensor(x))
+        low = 0.99 * low + 0.01 * x.min(axes, keepdims=True)
+        high = 0.99 * high + 0.01 * x.max(axes, keepdims=True)
+    expected = params_for(low, high, scheme)
+    np.testing.assert_allclose(own.to_params().scale, expected.scale, rtol=1e-5)
+    np.testing.assert_array_equal(own.to_params().zero_point, expected.zero_point)
+    state = copy.deepcopy(own.state_dict())
+    own.following = False
+    own(torch.ones(3, 50) * 1000)
+    own.following = True
+    own.eval()(torch.ones(3, 50) * 1000)
+    assert all(torch.equal(state[name], tensor) for name, tensor in own.state_dict().items())
+
+
+def test_a_range_that_becomes_infinite_names_its_quantizer(module: Any) -> None:
+    x, _ = pictures(8, 5)
+    network = qat.prepare(copy.deepcopy(module), x, scales="moving").train()
+    with pytest.raises(BadCalibration, match=r"^quantizers\.\d+: A range of .* must be finite"):
+        network(x * torch.inf)
+    network.freeze_ranges()
+    network(x)
+
+
+def test_bits_are_lowered_over_the_first_half_of_the_steps(module: Any) -> None:
+    x, _ = pictures(48, 5)
+    network = qat.prepare(copy.deepcopy(module), x, weight_bits=2, activation_bits=2)
+    seen: list[set[int]] = []
+
+    def note(task: str, done: int, total: int | None) -> None:
+        seen.append({q.extra_bits + q.scheme.grid.bits for q in network.modules() if isinstance(q, FakeQuantizer)})
+
+    readers = [lambda i=i: ({"x": x[i : i + 1].numpy()}, None) for i in range(48)]
+    fit(network, readers, Recipe(epochs=2, batch=8, lower_from=6), note)
+    assert [min(bits) for bits in seen] == [6, 6, 5, 4, 4, 3, 2, 2, 2, 2, 2, 2]
+    assert all(8 in bits for bits in seen)
+    with pytest.raises(BadOption, match="lower_from 1"):
+        Recipe(lower_from=1)
+
+
+def test_more_bits_hold_the_values_of_fewer() -> None:
+    own = layer(Scheme(IntGrid(2, signed=False), zero_point=ZeroRule.FREE), 0.5, 1)
+    x = torch.linspace(-1, 2, 301).reshape(1, -1)
+    coarse = own(x)
+    own.extra_bits = 3
+    assert torch.equal(own(coarse), coarse)
+    assert (own(x) - x).abs()[(x > -0.5) & (x < 1.0)].max() <= 0.5 / 16 + 1e-6
+
+
+def test_what_cannot_be_is_said() -> None:
+    with pytest.raises(BadOption, match=r"method 'pact\+best': choose of lsq, pact"):
+        method_of("pact+best", "weight")
+    with pytest.raises(BadOption, match="not both"):
+        layer(Scheme(INT8), 1.0, moving=0.1, learn_scale=True)
+    from halfeven.numerics.binary import BinaryGrid
+
+    with pytest.raises(BadOption, match="for integer codes, not for binary"):
+        FakeQuantizer(Scheme(BinaryGrid()), method=Method(stochastic=True))
+    assert step_of(torch.ones(1), INT8).item() == 1
