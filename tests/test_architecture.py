@@ -35,6 +35,7 @@ LAYERS = (
         "cli",
         "commands",
         "completions",
+        "conforming",
         "deploying",
         "training_run",
         "number",
@@ -47,7 +48,7 @@ HEIGHTS = {name: height for height, names in enumerate(LAYERS) for name in names
 DOORS = {
     "PIL": r"data/\w+\.py",
     "halfeven.numerics._native": r"numerics/native\.py",
-    "numpy": r"(?!deferred|errors|version|wording|arguments|cli|commands|completions|deploying|number\.|printing|progress|__init__|__main__).*",
+    "numpy": r"(?!deferred|errors|version|wording|arguments|cli|commands|completions|conforming|deploying|number\.|printing|progress|__init__|__main__).*",
     "ai_edge_litert": r"run/litert\.py",
     "flatbuffers": r"(exporters|importers)/litert/\w+\.py",
     "ncnn": r"run/ncnn\.py",

@@ -33,6 +33,7 @@ NAMES = (
         "numerics",
         "onnx-formats",
         "encodings",
+        "exactness",
         "litert",
         "ncnn",
         "openvino",

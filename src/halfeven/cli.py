@@ -203,6 +203,11 @@ def _command(name: str) -> Command:
         from halfeven.training_run import train
 
         return train
+    if name in ("conform", "simulate"):
+        from halfeven import conforming
+
+        gc.freeze()
+        return conforming.COMMANDS[name]
     if name in ("export", "diff"):
         from halfeven import deploying
 

@@ -16,8 +16,11 @@ from halfeven.wording import counted
 
 if TYPE_CHECKING:
     from halfeven.numerics.number import Spelled
+    from halfeven.report.conform import Beside, Conformity
     from halfeven.report.differences import Comparison
     from halfeven.report.inspection import Inspection
+    from halfeven.report.judging import Judgement
+    from halfeven.report.simulate import Divergence
     from halfeven.report.verify import Verification
 
 REASONS = 6
@@ -161,3 +164,61 @@ def print_formats(number: str, rows: "Sequence[Spelled]") -> None:
     _table(values, ("", "value", "error", "next below", "next above"), numbers=(2,))
     print()
     _table([(r.format, r.hex, r.bits, r.formula) for r in rows], ("", "hex", "bits", "value"))
+
+
+def print_conformity(model: str, found: "Conformity", *, everything: bool) -> None:
+    """A sentence for each runtime, a table of their outputs, and (`everything`) the tensors that differ."""
+    print(f"{model} on {counted(found.samples, 'sample')}")
+    for one in found.runtimes:
+        say(one.sentence, "  ")
+    print()
+    head = ("runtime", "codes", "differ", "outputs beside ONNX Runtime", "same top-1", "accuracy")
+    _table([_beside(one) for one in found.runtimes if not one.refused], head, numbers=(1, 2))
+    for one in found.runtimes:
+        _divergences(list(one.tensors.values()), everything)
+
+
+def _beside(one: "Beside") -> tuple[str, ...]:
+    effect = one.effect
+    db = "" if effect.fidelity is None else f"{effect.fidelity.sqnr_db:.1f} dB"
+    return (
+        one.runtime,
+        f"{one.compared:,}" if one.tensors else "",
+        f"{one.differing:,}" if one.tensors else "",
+        "equal" if db == "inf dB" else db,
+        f"{effect.equal} of {effect.rows}" if effect.rows else "",
+        f"{100 * effect.hits[1] / effect.labelled:.1f} %" if effect.labelled else "",
+    )
+
+
+def print_simulation(found: "Judgement", *, everything: bool) -> None:
+    """Where two machines part, what their outputs become, and what to do."""
+    effect = found.effect
+    say(found.simulation.sentence)
+    if effect.fidelity is not None and effect.fidelity.sqnr_db < float("inf"):
+        say(f"outputs: {effect.fidelity.sqnr_db:.1f} dB beside those of {found.simulation.against}")
+    if effect.rows:
+        print(f"same top-1: {effect.equal} of {effect.rows}")
+    if effect.labelled:
+        ours, theirs = effect.hits[1], effect.hits[0]
+        print(f"right: {ours} of {effect.labelled}, {theirs} there")
+    if found.advice:
+        say(f"advice: {found.advice}", "  ")
+    layers = sorted(found.simulation.saturating.items(), key=lambda item: -item[1])
+    shown = layers if everything else layers[:NOTES]
+    if shown:
+        print()
+        _table([(name, f"{count:,}") for name, count in shown], ("layer that can saturate", "pairs"), numbers=(1,))
+    if len(layers) > len(shown):
+        print(f"and {len(layers) - len(shown)} more; --all lists them")
+    _divergences(list(found.simulation.tensors.values()), everything)
+
+
+def _divergences(tensors: Sequence["Divergence"], everything: bool) -> None:
+    """The tensors that differ, the first few unless all are asked for."""
+    differing = [d for d in tensors if d.differing]
+    if not differing or not everything:
+        return
+    print()
+    made = [(d.layer, f"{d.differing:,}", f"{d.compared:,}", f"{d.rate:.2%}", str(d.step)) for d in differing]
+    _table(made, ("layer whose output differs", "codes", "of", "rate", "steps"), numbers=(1, 2, 3, 4))

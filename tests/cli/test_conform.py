@@ -1,0 +1,75 @@
+"""Promised: `conform` and `simulate` say where integers part, what becomes of the outputs, and what to do."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import halfeven
+from halfeven import demo
+from halfeven.cli import main
+
+HOME = Path(demo.__file__).parent
+MODEL = "net.int8.onnx"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("conform")
+    held = np.load(HOME / "calibration.npz")
+    pictures = held["x"][:16, None].astype(np.float32) / np.float32(255)
+    halfeven.quantize(str(HOME / "fashion_mnist_mbv2.onnx"), pictures, verify=False).save(made / MODEL)
+    np.savez(made / "data.npz", x=pictures[:2])
+    return made
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(words) == 0
+    return capsys.readouterr().out
+
+
+def test_conform_compares_onnx_runtime_with_its_simulator(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("conform", str(folder / MODEL), "--data", str(folder / "data.npz"), "--runtimes", "onnxruntime")
+    found = json.loads(said(capsys, *words, "--json"))
+    (one,) = found["runtimes"]
+    assert (found["samples"], one["differing"], one["first"]) == (2, 0, None)
+    assert one["compared"] > 100_000
+    assert one["outputs"]["same_top1"] == 2
+    assert "none of" in " ".join(said(capsys, *words).split())
+
+
+def test_a_runtime_that_cannot_take_the_model_says_why(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ncnn")
+    words = ("conform", str(folder / MODEL), "--data", str(folder / "data.npz"), "--runtimes", "onnxruntime,ncnn")
+    one, other = json.loads(said(capsys, *words, "--json"))["runtimes"]
+    assert one["refused"] == ""
+    assert "ncnn takes" in other["refused"]
+
+
+def test_simulate_says_what_users_without_vnni_see(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("simulate", str(folder / MODEL), "--data", str(folder / "data.npz"))
+    without = (*words, "--profile", "onnxruntime@x86-avx2")
+    found = json.loads(said(capsys, *without, "--json"))
+    assert found["saturating"]
+    assert found["first"]["layer"] in {d["layer"] for d in found["tensors"].values()}
+    assert "7 bits" in found["advice"]
+    text = " ".join(said(capsys, *without, "--all").split())
+    assert "part first at" in text
+    assert "can saturate" in text
+    same = json.loads(said(capsys, *words, "--profile", "onnxruntime@x86-vnni", "--json"))
+    assert (same["first"], same["outputs"]["sqnr_db"], same["advice"]) == (None, None, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("conform", "--runtimes", "litrt"), "no runtime 'litrt'"),
+        (("simulate", "--profile", "onnxruntime@x86-avx"), "Did you mean 'onnxruntime@x86-avx2'?"),
+    ],
+)
+def test_unknown_names_are_refused_in_a_sentence(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    assert main([words[0], str(folder / MODEL), "--data", str(folder / "data.npz"), *words[1:]]) == 2
+    assert message in capsys.readouterr().err

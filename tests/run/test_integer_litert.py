@@ -1,0 +1,88 @@
+"""Promised: the integers of LiteRT's three sets of kernels and of TFLite Micro are computed without them.
+
+Random operators, ties by power-of-two scales and odd sizes among them (`benchmarks/exactness_litert.py` does this at
+length), and every quantized tensor of the demo network. What is not exact is listed with its measured rate.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import halfeven
+from halfeven import demo
+from halfeven.graph.lower import lower
+from halfeven.graph.names import name_everything
+from halfeven.importers.litert.reader import load_tflite
+from halfeven.report.conform import conform
+from halfeven.run.integer.executor import IntegerExecutor
+from halfeven.run.integer.machines import machine_named
+
+pytest.importorskip("ai_edge_litert")
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "exactness_litert.py"
+ELEMENTS = 12_000
+RATES = {  # of what is not exact: at most so many in a thousand
+    ("ADD", "litert@optimized-x86"): 1,
+    ("MUL", "litert@optimized-x86"): 5,
+    ("MEAN", "litert@xnnpack"): 2,
+    ("LEAKY_RELU", "tflite-micro"): 10,
+    ("LOGISTIC", "tflite-micro"): 5,
+}
+
+
+def loaded() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("exactness_litert", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["exactness_litert"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+EXACTNESS = loaded()
+
+
+@pytest.fixture(scope="module")
+def network() -> tuple[halfeven.Draft, np.ndarray]:
+    home = Path(demo.__file__).parent
+    pictures = np.load(home / "calibration.npz")["x"][:16, None].astype(np.float32) / np.float32(255)
+    return halfeven.quantize(str(home / "fashion_mnist_mbv2.onnx"), pictures, target="litert", verify=False), pictures
+
+
+@pytest.mark.parametrize("machine", EXACTNESS.MACHINES)
+@pytest.mark.parametrize("operator", EXACTNESS.OPERATORS)
+def test_no_integer_differs_from_the_kernels(operator: str, machine: str) -> None:
+    if machine == "tflite-micro":
+        pytest.importorskip("tflite_micro")
+    count = EXACTNESS.measured(operator, ELEMENTS, machine, seed=5)
+    assert (count.elements >= ELEMENTS, count.real) == (True, 0)
+    assert 1000 * count.differing <= RATES.get((operator, machine), 0) * count.elements, count.first
+
+
+@pytest.mark.parametrize("runtime", ["litert", "litert@optimized-x86", "litert@reference"])
+def test_no_integer_of_a_whole_network_differs(network: tuple, runtime: str, tmp_path: Path) -> None:
+    result, pictures = network
+    result.save(tmp_path / "net.onnx")
+    data = [(str(i), {"input": pictures[i : i + 1]}) for i in range(2)]
+    (found,) = conform(tmp_path / "net.onnx", data, [runtime]).runtimes
+    assert (found.first, found.differing) == (None, 0)
+    assert len(found.tensors) > 40
+    assert found.compared > 400_000
+    assert found.effect.rows == 2
+
+
+def test_the_wrong_machine_would_be_found_out(network: tuple, tmp_path: Path) -> None:
+    result, pictures = network
+    result.save(tmp_path / "net.tflite")
+    model = load_tflite(tmp_path / "net.tflite").model
+    name_everything(model)
+    graph = lower(model)
+    feeds = {graph.inputs[0].name: pictures[:1].transpose(0, 2, 3, 1)}
+    runs = [IntegerExecutor(graph, machine_named(name), 1) for name in ("litert@reference", "litert@xnnpack")]
+    coded = [name for name, tensor in runs[0].tensors.items() if tensor.coded]
+    one, other = (run(feeds, coded) for run in runs)
+    assert any((np.asarray(one[name]) != np.asarray(other[name])).any() for name in coded)
