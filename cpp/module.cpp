@@ -319,6 +319,7 @@ void define_requantize(nb::module_& m) {
 
 NB_MODULE(_native, m) {
     using namespace nb::literals;
+    nb::set_leak_warnings(false);  // what caches hold at exit is no leak
     m.def("extrema", &extrema, "x"_a.noconvert(), "threads"_a);
     nb::class_<halfeven::Tally>(m, "Tally")
         .def(nb::init<std::size_t>(), "tensors"_a)

@@ -293,7 +293,7 @@ def test_weights_beside_the_model_are_not_written_over(halfeven: Halfeven, home:
     onnx.save_model(onnx.load(home / "net.onnx"), "model.onnx", **where)
     words = ("quantize", "model.onnx", *QUANTIZE[2:], "--data", "x.npz", "--keep-float", "Gemm")
     refused(halfeven, words, 2, "'out.onnx'", "out.onnx.data', which the source model reads")
-    assert halfeven(*(word.replace("out.onnx", "other.onnx") for word in words)).status == 0
+    assert halfeven(*(word.replace("out.onnx", "fresh.onnx") for word in words)).status == 0
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(halfeven: Halfeven) -> None:
