@@ -197,6 +197,15 @@ def _command(name: str) -> Command:
         return print_number
     import gc
 
+    gc.disable()  # imports leave no garbage, and looking for some takes a while
+    try:
+        return _imported(name)
+    finally:
+        gc.freeze()  # modules stay: looking for old models need not look through them
+        gc.enable()
+
+
+def _imported(name: str) -> Command:
     from halfeven import commands
 
     if name == "train":
@@ -206,12 +215,9 @@ def _command(name: str) -> Command:
     if name in ("conform", "simulate"):
         from halfeven import conforming
 
-        gc.freeze()
         return conforming.COMMANDS[name]
     if name in ("export", "diff"):
         from halfeven import deploying
 
-        gc.freeze()
         return deploying.COMMANDS[name]
-    gc.freeze()  # modules stay: looking for old models need not look through them
     return commands.COMMANDS[name]
