@@ -12,7 +12,7 @@ from typing import Any
 from halfeven import api
 from halfeven.cli import step_options
 from halfeven.errors import BadOption
-from halfeven.exporters.formats import FORMATS, format_of
+from halfeven.exporters.formats import FORMATS, exporter_named, format_of
 from halfeven.graph.files import write_text
 from halfeven.graph.model import spare
 from halfeven.importers.models import read_model
@@ -51,6 +51,7 @@ def quantize(args: argparse.Namespace) -> int:
     quiet_libraries()
     spare(output, _weights_of(model))  # as `save` does, but before the work
     chosen = format_of(output, args.format)
+    exporter_named(chosen)  # says what is missing, before the work
     with progress_of(args) as progress:
         result = api.quantize(
             args.model,

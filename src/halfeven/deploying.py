@@ -6,7 +6,7 @@ from pathlib import Path
 
 from halfeven import api, deployment
 from halfeven.commands import check_outputs, progress_of, quiet_libraries, settings_of
-from halfeven.exporters.formats import FORMATS, format_of
+from halfeven.exporters.formats import FORMATS, exporter_named, format_of
 from halfeven.printing import print_comparison, print_json, print_notes, say
 from halfeven.report.inspection import inspect_draft
 
@@ -16,6 +16,7 @@ def export(args: argparse.Namespace) -> int:
     check_outputs(args, {"-o": args.output})
     quiet_libraries()
     output, chosen = Path(args.output), format_of(args.output, args.format)
+    exporter_named(chosen)  # says what is missing, before the work
     with progress_of(args) as progress:
         more = settings_of(args, "target", "preprocess")
         draft = deployment.open_quantized(args.model, args.plan, format=chosen, data=args.data, **more)

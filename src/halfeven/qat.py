@@ -28,6 +28,7 @@ from halfeven.graph.files import write_file
 from halfeven.graph.model import load
 from halfeven.graph.plan import Plan
 from halfeven.graph.weight_codes import WEIGHT_CODES, weight_params
+from halfeven.importers.models import read_model
 from halfeven.numerics.grid import Grid, IntGrid
 from halfeven.numerics.scheme import QParams
 from halfeven.options import all_options, make_steps
@@ -80,6 +81,9 @@ def prepare(
         progress: Called with (task, done, total).
         options: Those of the steps, as for `quantize`; `prefer` is "size" if not given: all is quantized that can be.
 
+    Returns:
+        The network; its `notes` say what `quantize` would: what stays float, what the data lack.
+
     Raises:
         QuantError: one of its children says what is wrong with model, data or options.
     """
@@ -91,7 +95,7 @@ def prepare(
         raise BadOption(f"scales {scales!r}: choose one of log, linear, fixed, moving.")
     bits = Bits(weight_bits, activation_bits, first_and_last)
     given = [example_inputs] if data is None and example_inputs is not None else data
-    source = _onnx(model, example_inputs)
+    source, said = _onnx(model, example_inputs)
     result = api.quantize(
         source,
         given,
@@ -103,7 +107,7 @@ def prepare(
         **{"prefer": "size", **options},
     )
     draft, codes = _in_bits(result.draft, bits, options, progress)
-    return network_of(
+    network = network_of(
         draft,
         source,
         batchnorm=batchnorm,  # type: ignore[arg-type]
@@ -112,6 +116,8 @@ def prepare(
         method=method,
         codes=codes,
     )
+    network.notes = (*said, *result.notes, *network.notes)
+    return network
 
 
 def _in_bits(
@@ -220,7 +226,7 @@ def train(
     if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
         raise BadOption(f"--device '{device}': PyTorch finds no such device here. Use cpu.")
     chosen = Recipe(**(recipe or {}))
-    source = _onnx(model, example_inputs)
+    source, said = _onnx(model, example_inputs)
     settings = {"labels": labels, "preprocess": preprocess, "holdout": holdout, "limit": limit, "seed": chosen.seed}
     feed = open_data(source, data, settings, held_out=True)
     some = [sample for _, sample in feed.some(calibrate_with)]
@@ -236,7 +242,7 @@ def train(
         labels=feed.labels,
         progress=progress,
     )
-    return Result(draft, quantized, found, feed.said(), name), network
+    return Result(draft, quantized, found, tuple(dict.fromkeys((*said, *network.notes, *feed.said()))), name), network
 
 
 def save_state(network: QuantizedNetwork, path: str | Path) -> None:
@@ -257,13 +263,14 @@ def _readers(feed: Feed) -> list[Any]:
     return [reading(label, read) for label, read in feed.calibration.source.readers()]
 
 
-def _onnx(model: api.Model, example_inputs: Any) -> ir.Model:
-    """The float model as ONNX."""
-    if from_torch.is_module(model):
-        if example_inputs is None:
-            raise BadOption("A torch module needs example_inputs: what its forward takes, to trace it.")
-        model, _ = from_torch.from_module(model, example_inputs)
-    return load(model)
+def _onnx(model: api.Model, example_inputs: Any) -> tuple[ir.Model, tuple[str, ...]]:
+    """The float model as ONNX, and what making it has to say."""
+    if not from_torch.is_module(model):
+        return read_model(model)
+    if example_inputs is None:
+        raise BadOption("A torch module needs example_inputs: what its forward takes, to trace it.")
+    converted, notes = from_torch.from_module(model, example_inputs)
+    return load(converted), tuple(notes)
 
 
 def draft_of_trained(network: QuantizedNetwork) -> Draft:

@@ -1,10 +1,12 @@
 """`halfeven train`: arguments to a call of `qat.train`, its result to text or JSON."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from halfeven import qat
 from halfeven.commands import check_outputs, progress_of, quiet_libraries, settings_of
+from halfeven.exporters.formats import exporter_named, format_of
 from halfeven.graph.model import load, spare
 from halfeven.printing import print_json, print_result
 from halfeven.report.inspection import inspect_draft
@@ -22,6 +24,8 @@ def train(args: argparse.Namespace) -> int:
     quiet_libraries()
     source = load(args.model)
     spare(output, external_files(source))
+    chosen = format_of(output, args.format)
+    exporter_named(chosen)  # says what is missing, before the work
     recipe = {name: value for name in RECIPE if (value := getattr(args, name)) is not None}
     given = settings_of(args, "preprocess", "labels", "holdout", "limit", "target", "plan")
     given |= {name: value for name in TRAINED if (value := getattr(args, name)) is not None}
@@ -32,9 +36,10 @@ def train(args: argparse.Namespace) -> int:
             source, args.data, device=args.device, recipe=recipe, progress=progress, name=model.name, **given
         )
         progress("write", 0, None)
-        result.save(output, args.format)
+        said = result.save(output, chosen)
         if args.save_state:
             qat.save_state(network, args.save_state)
+    result = replace(result, notes=(*result.notes, *said))
     seen = inspect_draft(result.draft)
     if args.json:
         verified = None if result.verification is None else result.verification.to_json()

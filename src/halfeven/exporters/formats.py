@@ -8,6 +8,7 @@ the format or its runtime cannot take. Modules are imported when their format is
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,12 +21,18 @@ Exporter: TypeAlias = Callable[[Draft, Path], tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Format:
-    """A format: the suffix of its files, what it is, and where its exporter stands (`module:function`)."""
+    """A format: the suffix of its files, what it is, and where its exporter stands (`module:function`).
+
+    `extra`: that of the packages which writing it needs, `PACKAGES`.
+    """
 
     suffix: str
     what: str
     home: str
+    extra: str = ""
 
+
+PACKAGES = {"litert": ("ai_edge_litert", "flatbuffers")}
 
 FORMATS: dict[str, Format] = {
     "qdq": Format(".onnx", "ONNX with QuantizeLinear and DequantizeLinear", "halfeven.exporters.onnx:write_qdq"),
@@ -37,7 +44,7 @@ FORMATS: dict[str, Format] = {
         ".onnx", "the same, activations int8 inside the kernel", "halfeven.exporters.nbits:write_nbits_int8"
     ),
     "c": Format(".c", "C99 for bare metal, integers only", "halfeven.exporters.c.write:write_c"),
-    "tflite": Format(".tflite", "LiteRT (TensorFlow Lite)", "halfeven.exporters.litert.write:write_litert"),
+    "tflite": Format(".tflite", "LiteRT (TensorFlow Lite)", "halfeven.exporters.litert.write:write_litert", "litert"),
     "ncnn": Format(".param", "ncnn, int8, with its .bin beside", "halfeven.exporters.ncnn.write:write_ncnn"),
     "openvino-ir": Format(
         ".xml", "OpenVINO IR with FakeQuantize, its .bin beside", "halfeven.exporters.openvino.write:write_ir"
@@ -73,10 +80,13 @@ def exporter_named(name: str) -> Exporter:
     """The exporter of a format.
 
     Raises:
-        BadOption: there is none; the message lists those there are.
+        BadOption: there is none, and the message lists those there are; or what it needs is not installed.
     """
     if name not in FORMATS:
         raise BadOption(f"--format '{name}' is not known. Choose one of: {', '.join(FORMATS)}.")
+    extra = FORMATS[name].extra
+    if missing := [package for package in PACKAGES.get(extra, ()) if find_spec(package) is None]:
+        raise BadOption(f"--format {name} needs {missing[0]}, which is not installed: pip install 'halfeven[{extra}]'.")
     module, _, function = FORMATS[name].home.partition(":")
     exporter: Exporter = getattr(import_module(module), function)
     return exporter

@@ -26,7 +26,14 @@ from halfeven.exporters.onnx_dynamic import put_dynamic, split
 from halfeven.graph import ops
 from halfeven.graph.biases import bias_params
 from halfeven.graph.clamps import CLAMPS, idle
-from halfeven.graph.edit import drop_unread, take_over, unused, value_names
+from halfeven.graph.edit import (
+    add_initializer,
+    drop_unread,
+    node_named_after_its_output,
+    take_over,
+    unused,
+    value_names,
+)
 from halfeven.graph.plan import Plan, Site
 from halfeven.graph.saving import save, spare
 from halfeven.numerics.scheme import QParams
@@ -119,11 +126,7 @@ class _Writer:
     # --------------------------------------------------------------------------------------------- pieces
 
     def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-        value = ir.Value(
-            name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        self.model.graph.register_initializer(value)
-        return value
+        return add_initializer(self.model.graph, name, tensor)
 
     def _node(
         self,
@@ -134,10 +137,7 @@ class _Writer:
         attributes: Sequence[ir.Attr] = (),
     ) -> ir.Node:
         """A node named after its output; the shape is left open."""
-        name = unused(output, self.names)
-        node = ir.Node("", op, inputs, attributes, num_outputs=1, name=f"{name}_{op}")
-        node.outputs[0].name, node.outputs[0].type = name, ir.TensorType(dtype)
-        return node
+        return node_named_after_its_output(op, inputs, output, dtype, self.names, attributes)
 
     def _scale_and_zero(self, base: str, group: int, params: QParams) -> tuple[ir.Value, ir.Value]:
         """Initializers of a group, named after the first of its sites."""

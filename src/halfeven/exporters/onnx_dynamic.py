@@ -22,7 +22,14 @@ import onnx_ir as ir
 
 from halfeven.exporters.onnx_codes import codes_tensor
 from halfeven.graph import ops
-from halfeven.graph.edit import add_initializer, drop_unread, take_over, unused, value_names
+from halfeven.graph.edit import (
+    add_initializer,
+    drop_unread,
+    node_named_after_its_output,
+    take_over,
+    unused,
+    value_names,
+)
 from halfeven.graph.plan import DYNAMIC, Plan, Site
 from halfeven.numerics.scheme import QParams
 
@@ -182,10 +189,7 @@ class _Dynamic:
         dtype: ir.DataType,
         attributes: Sequence[ir.Attr] = (),
     ) -> ir.Node:
-        name = unused(output, self.names)
-        node = ir.Node("", op, inputs, attributes, num_outputs=1, name=f"{name}_{op}")
-        node.outputs[0].name, node.outputs[0].type = name, ir.TensorType(dtype)
-        return node
+        return node_named_after_its_output(op, inputs, output, dtype, self.names, attributes)
 
     def _replace(self, node: ir.Node, new: ir.Value) -> None:
         take_over(node.outputs[0], new)

@@ -6,7 +6,7 @@ data. And `Graph.remove` lets go of a node's own inputs but not of what the node
 `remove` walks those as well; otherwise the readers of an If that is gone would keep dead nodes alive.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
@@ -87,6 +87,24 @@ def add_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir
     value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def node_named_after_its_output(
+    op: str,
+    inputs: Sequence[ir.Value | None],
+    output: str,
+    dtype: ir.DataType,
+    taken: set[str],
+    attributes: Sequence[ir.Attr] = (),
+) -> ir.Node:
+    """A node, in no graph yet, whose one output is called `output`, or that with a number where it is `taken`.
+
+    The shape of the output is left open.
+    """
+    name = unused(output, taken)
+    node = ir.Node("", op, inputs, attributes, num_outputs=1, name=f"{name}_{op}")
+    node.outputs[0].name, node.outputs[0].type = name, ir.TensorType(dtype)
+    return node
 
 
 def remove(node: ir.Node) -> None:

@@ -20,12 +20,22 @@ def read_model(source: Any) -> tuple[ir.Model, tuple[str, ...]]:
     Raises:
         UnsupportedModel: There is no such file, or it is damaged, unsafe, or of another kind.
     """
-    if isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() == TFLITE:
+    if isinstance(source, (str, os.PathLike)) and _is_tflite(Path(source)):
         from halfeven.importers.litert.reader import load_tflite  # loads all its converters
 
         found = load_tflite(Path(source))
         return found.model, found.notes
     return load(source), ()
+
+
+def _is_tflite(path: Path) -> bool:
+    """By its suffix, or by what the file says of itself: others call it .lite, or nothing."""
+    if path.suffix.lower() == TFLITE or not path.is_file():
+        return path.suffix.lower() == TFLITE
+    from halfeven.importers.litert.contents import looks_like_tflite
+
+    with path.open("rb") as file:
+        return looks_like_tflite(file.read(8))
 
 
 def plan_of_tflite(path: Path, model: ir.Model | None, target: Target) -> Plan:

@@ -176,7 +176,7 @@ def conform(
         own = name == "onnxruntime"
         try:
             ways = _onnxruntime(held, machine, data) if own else _other(held, machine, data, ALIASES.get(name, name))
-        except (UnsupportedByTarget, UnsupportedModel) as error:
+        except (BadOption, UnsupportedByTarget, UnsupportedModel) as error:  # not installed, or not for this model
             found.append(Beside(name, "", "", inner=False, refused=str(error)))
             continue
         beside, outputs = ways

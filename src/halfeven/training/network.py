@@ -81,6 +81,7 @@ class QuantizedNetwork(torch.nn.Module):
         self.add_module(QUANTIZERS, torch.nn.ModuleDict(layers))
         self.float_only = False
         self.origin: Any = None
+        self.notes: tuple[str, ...] = ()
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
         """The outputs, in the graph's order: a tensor if there is one, else a tuple.

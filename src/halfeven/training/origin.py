@@ -32,6 +32,7 @@ from halfeven.training.methods import step_of
 from halfeven.training.network import QuantizedNetwork, Scales
 from halfeven.training.program import Constants, Program, constants_of, program_of, tensor_of
 from halfeven.training.pytorch import Tensor, torch
+from halfeven.wording import counted
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,14 @@ def network_of(
     """
     program, constants = program_of(draft.model, draft.plan), constants_of(draft.model)
     norms: dict[str, LiveNorm] = {}
+    notes: tuple[str, ...] = ()
     if source is not None:
         found, before = live_norms(source, draft.model) if batchnorm != "folded" else ({}, source)
         constants = _unfolded(constants, draft.model, found, before)
         norms = {name: LiveNorm(norm, cast("Kind", batchnorm)) for name, norm in found.items()}
+        others = sum(node.op_type == "BatchNormalization" for node in before.graph) - len(norms)
+        if others and batchnorm != "folded":
+            notes = (f"{counted(others, 'BatchNormalization')} not behind a convolution of its own: trained as folded",)
         program, constants = _rooted(program, constants, source)
     network = QuantizedNetwork(
         program,
@@ -103,7 +108,7 @@ def network_of(
         method=method,
         codes=codes,
     )
-    network.origin = Origin.of(draft)
+    network.origin, network.notes = Origin.of(draft), notes
     return network
 
 

@@ -18,7 +18,8 @@ import halfeven
 from halfeven.draft import Batch
 from halfeven.errors import UnsupportedModel
 from halfeven.exporters.onnx import to_qdq
-from halfeven.importers.litert.reader import CONVERTERS, import_tflite, load_tflite, looks_like_tflite
+from halfeven.importers.litert.contents import looks_like_tflite
+from halfeven.importers.litert.reader import CONVERTERS, import_tflite, load_tflite
 from halfeven.importers.litert.schema import OPERATORS, OPTIONS
 from halfeven.importers.qdq import draft_of
 from halfeven.run.litert import schema

@@ -26,6 +26,11 @@ LONGEST_CUSTOM = 64
 """Bytes of a custom operator's options that are kept; the one that is imported has 12."""
 
 
+def looks_like_tflite(head: bytes) -> bool:
+    """Whether a file that begins with these eight bytes or more is a .tflite file."""
+    return head[4:8] == MARK
+
+
 @dataclass(frozen=True, eq=False)
 class Operator:
     """An operator: the name of its kind (a custom one's own name after `CUSTOM`), options, tensors by index.
@@ -87,7 +92,7 @@ def read_contents(data: memoryview, where: str) -> Contents:
     Raises:
         UnsupportedModel: it is no .tflite file, damaged, or holds what cannot be read.
     """
-    if bytes(data[4:8]) != MARK:
+    if not looks_like_tflite(bytes(data[:8])):
         raise UnsupportedModel(f"{where} is not a LiteRT (TFLite) model: it lacks the mark TFL3 at its fifth byte.")
     source = Source(data, where)
     model = source.root()

@@ -20,7 +20,7 @@ from halfeven.errors import UnsupportedModel
 from halfeven.graph.model import load
 from halfeven.importers.litert import codes, elementwise, layers, moves, recurrent, reductions, slices
 from halfeven.importers.litert.builder import Builder, Held
-from halfeven.importers.litert.contents import CUSTOM, MARK, Contents, Operator, read_contents
+from halfeven.importers.litert.contents import CUSTOM, Contents, Operator, read_contents
 from halfeven.importers.litert.schema import OPERATORS
 from halfeven.wording import counted
 
@@ -105,11 +105,6 @@ class Imported:
 
     model: ir.Model
     notes: tuple[str, ...]
-
-
-def looks_like_tflite(head: bytes) -> bool:
-    """Whether a file that begins with these eight bytes or more is a .tflite file."""
-    return head[4:8] == MARK
 
 
 def load_tflite(path: str | Path) -> Imported:
