@@ -25,6 +25,8 @@
 
 namespace nb = nanobind;
 
+void define_clamped(nb::module_& m);  // clamped.cpp
+
 namespace {
 
 template <typename T>
@@ -84,17 +86,34 @@ Output<double> grid_errors(Input<double> edges, Input<double> weights, Input<dou
 }
 
 // One sample of each tensor: extrema of the sample, shape (tensors, 4): low, high, NaN, infinities.
+// (plane, block, factors); a plane of 0: the tensor is as it is written.
+using Lying = std::tuple<std::size_t, std::size_t, Input<float>>;
+
+halfeven::Planes planes(const Lying& lying, std::size_t count) {
+    const auto& [plane, block, factors] = lying;
+    if (plane == 0) return {0, 1, nullptr, 1};
+    if (block < 1 || block > halfeven::CHUNK || count % (plane * block) != 0)
+        throw std::invalid_argument("Tally.take: a tensor must have whole blocks of whole planes");
+    const std::size_t channels = factors.size();
+    if (channels % block != 0 || (channels && count % (plane * channels) != 0))
+        throw std::invalid_argument("Tally.take: one factor was expected for each channel");
+    return {plane, block, channels ? factors.data() : nullptr, std::max(channels, std::size_t{1})};
+}
+
 Output<double> tally_take(halfeven::Tally& tally, const std::vector<Input<float>>& tensors,
-                          const std::vector<std::size_t>& strides) {
-    if (tensors.size() != tally.size() || strides.size() != tally.size())
-        throw std::invalid_argument("Tally.take: one array and one stride were expected for each tensor");
+                          const std::vector<std::size_t>& strides, const std::vector<Lying>& lying) {
+    if (tensors.size() != tally.size() || strides.size() != tally.size() || lying.size() != tally.size())
+        throw std::invalid_argument("Tally.take: one array, one stride and one layout were expected for each tensor");
     if (std::find(strides.begin(), strides.end(), std::size_t{0}) != strides.end())
         throw std::invalid_argument("Tally.take: a stride must be at least 1");
     std::vector<double> seen(4 * tensors.size());
+    std::vector<halfeven::Planes> in;
+    for (std::size_t i = 0; i < tensors.size(); ++i) in.push_back(planes(lying[i], tensors[i].size()));
     {
         nb::gil_scoped_release unlocked;
         for (std::size_t i = 0; i < tensors.size(); ++i) {
-            const halfeven::Extrema e = tally.take(i, tensors[i].data(), tensors[i].size(), strides[i]);
+            const halfeven::Extrema e =
+                tally.take(i, tensors[i].data(), tensors[i].size(), strides[i], in[i].plane ? &in[i] : nullptr);
             const double row[] = {e.low, e.high, static_cast<double>(e.nans), static_cast<double>(e.infs)};
             std::copy(row, row + 4, seen.data() + 4 * i);
         }
@@ -323,7 +342,7 @@ NB_MODULE(_native, m) {
     m.def("extrema", &extrema, "x"_a.noconvert(), "threads"_a);
     nb::class_<halfeven::Tally>(m, "Tally")
         .def(nb::init<std::size_t>(), "tensors"_a)
-        .def("take", &tally_take, "tensors"_a.noconvert(), "strides"_a)
+        .def("take", &tally_take, "tensors"_a.noconvert(), "strides"_a, "lying"_a)
         .def("found", &tally_found, "index"_a);
     m.def("round_columns", &round_columns, "left"_a.noconvert(), "steps"_a.noconvert(), "factor"_a.noconvert(), "shape"_a,
           "start"_a, "stop"_a, "low"_a, "high"_a, "codes"_a.noconvert(), "errors"_a.noconvert());
@@ -340,6 +359,7 @@ NB_MODULE(_native, m) {
     m.def("lsq_backward", &lsq_backward, "x"_a.noconvert(), "grad"_a.noconvert(), "cut"_a, "scale"_a.noconvert(),
           "zero_point"_a.noconvert(), "low"_a, "high"_a, "grad_x"_a.noconvert(), "grad_scale"_a.noconvert(),
           "grad_zero_point"_a.noconvert());
+    define_clamped(m);
     nb::class_<halfeven::PackedWeights> weights(m, "PackedWeights");
     define_layers<std::int8_t>(m, weights);
     define_layers<std::uint8_t>(m, weights);

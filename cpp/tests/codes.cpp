@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "halfeven/clamped.hpp"
 #include "halfeven/lsq.hpp"
 #include "halfeven/quantize.hpp"
 
@@ -83,6 +84,30 @@ void test_lsq(CodeRange range, const Data& data, Layout layout, Random& random) 
     check(same(got[2], want[2]), "lsq_backward, zero point", data.name, size);
 }
 
+void test_clamped(CodeRange range, const Data& data, std::size_t size, Random& random) {
+    const Floats x = data.make(size, random), g = test::normal(size, random);
+    const float infinity = std::numeric_limits<float>::infinity();
+    const std::int32_t zero = range.low + 3;
+    for (const halfeven::Clamp clamp : {halfeven::Clamp{-infinity, infinity}, {0.0f, infinity}, {0.0f, 6.0f}, {-1.0f, 0.5f}})
+        for (const float scale : {0.0625f, 0.0123f})
+            for (const int threads : {1, 3}) {
+                Floats got(size), want(size);
+                halfeven::fake_quantize_clamped(x.data(), size, scale, zero, range, clamp, threads, got.data());
+                halfeven::reference::fake_quantize_clamped(x.data(), size, scale, zero, range, clamp, want.data());
+                check(same(got, want), "fake_quantize_clamped", data.name, size);
+                Floats sums[2] = {Floats(2), Floats(2)};
+                halfeven::lsq_backward_clamped(x.data(), g.data(), size, scale, zero, range, clamp, threads,
+                                               {got.data(), &sums[0][0], &sums[0][1]});
+                halfeven::reference::lsq_backward_clamped(x.data(), g.data(), size, scale, zero, range, clamp,
+                                                          {want.data(), &sums[1][0], &sums[1][1]});
+                check(same(got, want), "lsq_backward_clamped, x", data.name, size);
+                check(same(sums[0], sums[1]), "lsq_backward_clamped, sums", data.name, size);
+                halfeven::lsq_backward_clamped(x.data(), g.data(), size, scale, zero, range, clamp, threads,
+                                               {got.data(), nullptr, nullptr});
+                check(same(got, want), "lsq_backward_clamped without sums", data.name, size);
+            }
+}
+
 void test_layout(Layout layout, const Data& data, Random& random) {
     test_codes<std::int8_t>("int8", {-128, 127}, data, layout, random);
     test_codes<std::int8_t>("int4", {-8, 7}, data, layout, random);
@@ -134,6 +159,9 @@ int main(int count, char**) {
         test_layout({0, 5, 3}, data, random);
         test_layout({5, 0, 3}, data, random);
         test_layout({5, 3, 0}, data, random);
+        for (const std::size_t size : {std::size_t{0}, std::size_t{1}, std::size_t{33}, std::size_t{511}, std::size_t{1300}})
+            test_clamped({-128, 127}, data, size, random);
+        if (count == 1) test_clamped({0, 15}, data, 2 * halfeven::TASK + 700, random);  // three tasks
     }
     test_around_ties(random);
     return test::finish();

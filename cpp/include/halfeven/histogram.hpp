@@ -130,38 +130,110 @@ inline std::size_t sample(const float* x, std::size_t count, std::size_t first, 
     return size;
 }
 
+// A histogram that chunks are put into, at most SEGMENT elements.
+class Filling {
+  public:
+    // Widen to what a chunk of `size` elements holds.
+    void reach(const float* chunk, std::size_t size, KeyRange keys) {
+        const Extrema before = h_.extrema;
+        h_.extrema.merge(chunk_extrema(chunk, size, keys));
+        if (h_.extrema.low == before.low && h_.extrema.high == before.high) return;
+        const int exponent = exponent_for(h_.extrema);
+        if (exponent != h_.exponent)
+            banks().coarsen(exponent - h_.exponent, negative_bins(before, h_.exponent), positive_bins(before, h_.exponent));
+        h_.exponent = exponent;
+    }
+
+    // Count `size` <= CHUNK finite elements within reach.
+    void count(const float* chunk, std::size_t size) {
+        std::uint16_t place[CHUNK];
+        h_.zeros += places(chunk, size, std::ldexp(1.0f, -h_.exponent), place);
+        banks().count(place, size);
+    }
+
+    Histogram finish() {
+        h_.negative = negative_bins(h_.extrema, h_.exponent);
+        const int positive = positive_bins(h_.extrema, h_.exponent);
+        h_.counts = banks().take(h_.negative, positive);
+        h_.counts[static_cast<std::size_t>(h_.negative)] -= h_.zeros;
+        h_.counts.resize(static_cast<std::size_t>(h_.negative + positive));
+        return std::move(h_);
+    }
+
+  private:
+    static Banks& banks() {
+        static thread_local Banks one;
+        return one;
+    }
+
+    Histogram h_;
+};
+
 // Histogram of `count` <= SEGMENT elements; element i is counted if (start + i) % stride = 0, extrema see all.
 inline Histogram fill(const float* x, std::size_t count, std::size_t start, std::size_t stride) {
-    static thread_local Banks banks;
+    Filling filling;
     float sampled[CHUNK];
-    std::uint16_t place[CHUNK];
-    Histogram h;
     for (std::size_t i = 0; i < count; i += CHUNK) {
         std::size_t size = std::min(CHUNK, count - i);
         const float* chunk = x + i;
         const KeyRange keys = key_range(chunk, size);
-        const Extrema before = h.extrema;
-        h.extrema.merge(chunk_extrema(chunk, size, keys));
-        if (h.extrema.low != before.low || h.extrema.high != before.high) {
-            const int exponent = exponent_for(h.extrema);
-            if (exponent != h.exponent)
-                banks.coarsen(exponent - h.exponent, negative_bins(before, h.exponent), positive_bins(before, h.exponent));
-            h.exponent = exponent;
-        }
+        filling.reach(chunk, size, keys);
         if (stride != 1 || !all_finite(keys)) {
             const std::size_t past = (start + i) % stride;
             size = sample(chunk, size, past ? stride - past : 0, stride, !all_finite(keys), sampled);
             chunk = sampled;
         }
-        h.zeros += places(chunk, size, std::ldexp(1.0f, -h.exponent), place);
-        banks.count(place, size);
+        filling.count(chunk, size);
     }
-    h.negative = negative_bins(h.extrema, h.exponent);
-    const int positive = positive_bins(h.extrema, h.exponent);
-    h.counts = banks.take(h.negative, positive);
-    h.counts[static_cast<std::size_t>(h.negative)] -= h.zeros;
-    h.counts.resize(static_cast<std::size_t>(h.negative + positive));
-    return h;
+    return filling.finish();
+}
+
+// How a tensor [batch, channels, plane] lies in memory: [batch, channels / block, plane, block]; and what each channel
+// is to be multiplied by, or nothing.
+struct Planes {
+    std::size_t plane;
+    std::size_t block;
+    const float* factors;  // [channels], or null
+    std::size_t channels;
+};
+
+// Copy the elements of a chunk (positions `first` on, of the channels `channel` on) whose number in the tensor as it is
+// written, channel after channel, is a multiple of `stride`, but for NaN and infinities if `filter`.
+inline std::size_t sample(const float* chunk, std::size_t positions, const Planes& in, std::size_t channel,
+                          std::size_t first, std::size_t stride, bool filter, float* out) {
+    std::size_t size = 0;
+    for (std::size_t lane = 0; lane < in.block; ++lane) {
+        const std::size_t past = ((channel + lane) * in.plane + first) % stride;
+        for (std::size_t p = past ? stride - past : 0; p < positions; p += stride) {
+            out[size] = chunk[p * in.block + lane];
+            size += !filter || std::isfinite(out[size]);
+        }
+    }
+    return size;
+}
+
+// Histogram of a tensor that lies in planes: that of `fill` for the same tensor as it is written, times the factors.
+inline Histogram fill(const float* x, std::size_t count, std::size_t stride, const Planes& in) {
+    Filling filling;
+    float sampled[CHUNK], scaled[CHUNK];
+    const std::size_t most = CHUNK / in.block;
+    for (std::size_t channel = 0; channel * in.plane < count; channel += in.block) {
+        for (std::size_t p = 0; p < in.plane; p += most) {
+            const std::size_t positions = std::min(most, in.plane - p);
+            const float* chunk = x + channel * in.plane + p * in.block;
+            if (in.factors) {
+                const float* factors = in.factors + channel % in.channels;
+                for (std::size_t i = 0; i < positions; ++i)
+                    for (std::size_t lane = 0; lane < in.block; ++lane)
+                        scaled[i * in.block + lane] = chunk[i * in.block + lane] * factors[lane];
+                chunk = scaled;
+            }
+            const KeyRange keys = key_range(chunk, positions * in.block);
+            filling.reach(chunk, positions * in.block, keys);
+            filling.count(sampled, sample(chunk, positions, in, channel, p, stride, !all_finite(keys), sampled));
+        }
+    }
+    return filling.finish();
 }
 
 // The histogram of both; equal to that of the data put together.

@@ -47,9 +47,9 @@ class Tally {
 
     std::size_t size() const { return entries_.size(); }
 
-    // Take a sample's tensor in; returns the extrema of this sample.
-    Extrema take(std::size_t index, const float* x, std::size_t count, std::size_t stride) {
-        Histogram part = histogram(x, count, stride, 1);
+    // Take a sample's tensor in, which lies in planes if they are given; returns the extrema of this sample.
+    Extrema take(std::size_t index, const float* x, std::size_t count, std::size_t stride, const Planes* in = nullptr) {
+        Histogram part = in ? fill(x, count, stride, *in) : histogram(x, count, stride, 1);
         const Extrema seen = part.extrema;
         Entry& entry = entries_[index];
         const std::lock_guard<std::mutex> held(entry.lock);

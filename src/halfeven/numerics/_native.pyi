@@ -18,7 +18,12 @@ def grid_errors(
 
 class Tally:
     def __init__(self, tensors: int) -> None: ...
-    def take(self, tensors: Sequence[npt.NDArray[np.float32]], strides: Sequence[int]) -> npt.NDArray[np.float64]: ...
+    def take(
+        self,
+        tensors: Sequence[npt.NDArray[np.float32]],
+        strides: Sequence[int],
+        lying: Sequence[tuple[int, int, npt.NDArray[np.float32]]],
+    ) -> npt.NDArray[np.float64]: ...
     def found(self, index: int) -> tuple[tuple[float, float, int, int], int, npt.NDArray[np.int64]]: ...
 
 def quantize(
@@ -58,6 +63,26 @@ def lsq_backward(
     grad_scale: npt.NDArray[np.float32],
     grad_zero_point: npt.NDArray[np.float32],
 ) -> None: ...
+def fake_quantize_clamped(
+    x: npt.NDArray[np.float32],
+    scale: float,
+    zero_point: int,
+    codes: tuple[int, int],
+    clamp: tuple[float, float],
+    threads: int,
+    values: npt.NDArray[np.float32],
+) -> None: ...
+def lsq_backward_clamped(
+    x: npt.NDArray[np.float32],
+    grad: npt.NDArray[np.float32],
+    scale: float,
+    zero_point: int,
+    codes: tuple[int, int],
+    clamp: tuple[float, float],
+    sums: bool,
+    threads: int,
+    grad_x: npt.NDArray[np.float32],
+) -> tuple[float, float]: ...
 def round_columns(
     left: npt.NDArray[np.float64],
     steps: npt.NDArray[np.float64],

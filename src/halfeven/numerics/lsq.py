@@ -11,6 +11,8 @@ t is the derivative of the value by the scale if the rounding's own is taken to 
 the end itself beyond. A value beyond an end, (end - zero_point) * scale, falls by scale as the zero point grows by one.
 LSQ multiplies the scale's gradient by 1 / sqrt(elements * high) before the optimizer's step; that is the caller's.
 
+With `clamp` (a, b), x is clipped to a..b first (NaN stays NaN), and its gradient is 0 unless a < x < b.
+
 Each t is exact in float32. Sums are in float32 within a block of 512 elements of a channel's run, in 32 lanes (element
 i goes to lane i mod 32, the lanes are then folded in halves), and in float64 over the blocks, row after row. So NumPy
 and C++ have the same bits, and the error is that of sums of 21 terms (16 to a lane, 5 folds), however large the tensor.
@@ -33,15 +35,25 @@ Doubles: TypeAlias = npt.NDArray[np.float64]
 Gradients: TypeAlias = tuple[Floats, Floats, Floats]
 
 LANES, BLOCK = 32, 512
+OPEN: native.Ends = (-np.inf, np.inf)
+"""A clamp that clips nothing."""
 
 
 def lsq_backward(
-    x: Floats, grad: Floats, scale: Floats, zero_point: npt.NDArray[np.int32], low: int, high: int
+    x: Floats,
+    grad: Floats,
+    scale: Floats,
+    zero_point: npt.NDArray[np.int32],
+    low: int,
+    high: int,
+    clamp: native.Ends = OPEN,
+    threads: int = 1,
 ) -> Gradients:
     """Gradients of `x`, `scale` and `zero_point`, float32, each of the shape of what it belongs to.
 
     `x` and `grad`, the gradient of the fake-quantized values, are float32 of one shape; `scale` and `zero_point` have
-    the shape that `Tiling.scale_shape` gives, or one element. `low` and `high` are codes of at most 16 bits.
+    the shape that `Tiling.scale_shape` gives, or one element. `low` and `high` are codes of at most 16 bits. `threads`
+    share the work where there is one scale; they change no bit.
 
     Raises:
         BadOption: shapes that do not fit, codes that are too wide, or scales on axes that are not neighbours.
@@ -55,8 +67,15 @@ def lsq_backward(
         raise BadOption(
             f"lsq_backward: a scale of {scale.shape} for a tensor of {x.shape} is on axes with one between."
         )
-    fast = native.lsq_backward(x, grad, scale, zero_point, low, high)
-    return fast if fast is not None else _lsq_backward(x, grad, scale, zero_point, (low, high), parts)
+    if scale.size == 1:
+        found = native.lsq_backward_clamped(x, grad, scale.item(), zero_point.item(), (low, high), clamp, threads)
+        if found is not None:
+            return found[0], np.full(scale.shape, found[1], np.float32), np.full(scale.shape, found[2], np.float32)
+    held = x if clamp == OPEN else np.minimum(np.maximum(x, np.float32(clamp[0])), np.float32(clamp[1]))
+    fast = native.lsq_backward(held, grad, scale, zero_point, low, high)
+    by_x, *sums = _lsq_backward(held, grad, scale, zero_point, (low, high), parts) if fast is None else fast
+    passed = by_x if clamp == OPEN else np.where((x > clamp[0]) & (x < clamp[1]), by_x, np.float32(0))
+    return passed, sums[0], sums[1]
 
 
 def _lsq_backward(

@@ -16,7 +16,8 @@ spread between each two neighbouring edges e_j, with density p_j there, thus has
 
 where the weights do not depend on the grid.
 
-`quantize`, `dequantize`, `fake_quantize` and `lsq_backward` are C++ alone and give None where it does not run, or has
+`quantize`, `dequantize`, `fake_quantize`, `lsq_backward` and the forms of the last two for one scale, which clamp first
+and take several threads, are C++ alone and give None where it does not run, or has
 no form of what is asked: their definitions are in `numerics.quantize` and `numerics.lsq`, whose bits they have. C++
 reads a tensor as (outer, channels, inner), with one scale per channel; `cut` finds that form, for instance
 
@@ -49,6 +50,7 @@ Extremes: TypeAlias = tuple[float, float, int, int]
 Ints: TypeAlias = npt.NDArray[np.int32]
 AnyCodes: TypeAlias = npt.NDArray[np.integer]
 Cut: TypeAlias = tuple[int, int, int]
+Ends: TypeAlias = tuple[float, float]
 T = TypeVar("T", bound=np.generic)
 
 LANES = 8
@@ -139,6 +141,39 @@ def lsq_backward(
     sums = np.empty(scale.size, np.float32), np.empty(scale.size, np.float32)
     _native.lsq_backward(_flat(x), _flat(grad), *parts, low, high, _flat(grad_x), *sums)
     return grad_x, sums[0].reshape(scale.shape), sums[1].reshape(scale.shape)
+
+
+def fake_quantize_clamped(
+    x: Floats, scale: float, zero_point: int, codes: tuple[int, int], clamp: Ends, threads: int
+) -> Floats | None:
+    """`fake_quantize` of `x` clipped to `clamp`, with one scale; codes of at most 16 bits. None: no C++ form."""
+    if not native() or x.dtype != np.float32 or codes[1] - codes[0] > 65535:
+        return None
+    values = np.empty(x.shape, np.float32)
+    _native.fake_quantize_clamped(_flat(x), scale, zero_point, codes, clamp, threads, _flat(values))
+    return values
+
+
+def lsq_backward_clamped(
+    x: Floats,
+    grad: Floats,
+    scale: float,
+    zero_point: int,
+    codes: tuple[int, int],
+    clamp: Ends,
+    threads: int,
+    sums: bool = True,
+) -> tuple[Floats, float, float] | None:
+    """Gradients of `x`, of one scale and of one zero point, for `x` clipped to `clamp`: see `numerics.lsq`.
+
+    Without `sums` the last two are 0. None: no C++ form.
+    """
+    if not native() or x.dtype != np.float32 or grad.dtype != np.float32 or codes[1] - codes[0] > 65535:
+        return None
+    grad_x = np.empty(x.shape, np.float32)
+    flat = _flat(x), _flat(grad)
+    found = _native.lsq_backward_clamped(*flat, scale, zero_point, codes, clamp, sums, threads, _flat(grad_x))
+    return grad_x, *found
 
 
 def cut(shape: tuple[int, ...], scale_shape: tuple[int, ...]) -> Cut | None:

@@ -8,13 +8,19 @@ Quantized is W', as on the device. What mu and sigma are, in training:
 
     jacob            of the batch, from a float pass over the layer first; W' and b' are quantized with them (Jacob et
                      al. 2018, arXiv:1712.05877, section 3.2, figure C.8)
-    krishnamoorthi   sigma is the running one in W', so that weights do not jitter with the batch; the output of the
-                     quantized layer is then normalized by its own batch, in float (Krishnamoorthi 2018,
-                     arXiv:1806.08342, section 3.2.2, figure 12). One pass, where jacob takes two
+    krishnamoorthi   sigma is the running one in W', so that weights do not jitter with the batch; what was quantized is
+                     then divided by gamma / sigma again, and the layer's output normalized by its own batch, in float
+                     (Krishnamoorthi 2018, arXiv:1806.08342, section 3.2.2, figure 12: its correction, undone). One
+                     pass, where jacob takes two, and PyTorch's own normalization. gamma learns from that; that it
+                     moves weights between codes as well, where channels share a scale, counts as nothing
     frozen           the running ones, in training as in evaluation: what the exported file computes
 
+Where each channel has a scale of its own, it is multiplied by what |gamma| / sigma has grown by since ranges were
+calibrated (`LiveNorm.stretch`). Then a channel's codes are those of W alone, however the normalization moves: without
+that, sigma would follow the rounded weight, whose size the scale fixes, and with few bits run away from it.
+
 Running statistics move by `momentum` as PyTorch's do, the variance being that of n - 1. In evaluation both kinds are
-the frozen one.
+the frozen one, as they are for a batch of one number a channel, which has no variance.
 """
 
 # mypy: disallow-subclassing-any=False
@@ -31,9 +37,12 @@ from halfeven.graph.constants import fold_constants, lift_constants
 from halfeven.graph.names import name_everything
 from halfeven.graph.prepare import inline_functions
 from halfeven.graph.shapes import infer_shapes
+from halfeven.training.integers import wide
 from halfeven.training.pytorch import Tensor, torch
 
 Kind = Literal["jacob", "krishnamoorthi", "frozen"]
+Plain = Callable[[Tensor, Tensor | None], Tensor]
+Quantized = Callable[[Tensor, Tensor | None, bool, Tensor | None, Tensor], Tensor]
 LAYERS = ("Conv", "ConvTranspose")
 MOMENTUM = 0.1
 DEAD = 1e-6
@@ -116,14 +125,20 @@ def _folded_weight(model: ir.Model, norm: Normed) -> np.ndarray:
 
 
 class LiveNorm(torch.nn.Module):
-    """The normalization of one layer. It holds its kind and counts; tensors are its network's.
+    """The normalization of one layer. Its tensors are its network's; `gain` is |gamma| / sigma when it was made.
 
     `kind` may be changed at any time: "frozen" is the freeze.
     """
 
-    def __init__(self, norm: Normed, kind: Kind, momentum: float = MOMENTUM) -> None:
+    def __init__(self, norm: Normed, kind: Kind, gain: Tensor, momentum: float = MOMENTUM) -> None:
         super().__init__()
         self.norm, self.kind, self.momentum = norm, kind, momentum
+        self.register_buffer("gain", gain)
+
+    def stretch(self, tensors: Mapping[str, Tensor], variance: Tensor) -> Tensor:
+        """What |gamma| / sigma of each channel is of that at first; 1 where either is nothing."""
+        now = (tensors[self.norm.scale] / torch.sqrt(variance + self.norm.epsilon)).abs()
+        return torch.where((now > DEAD) & (self.gain > DEAD), now / self.gain, 1.0)
 
     def folded(self, tensors: Mapping[str, Tensor], mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """W' and b' with these statistics."""
@@ -133,54 +148,69 @@ class LiveNorm(torch.nn.Module):
         shape = [-1 if i == norm.axis else 1 for i in range(weight.ndim)]
         return weight * gain.reshape(shape), tensors[norm.shift] + bias * gain
 
-    def forward(
-        self,
-        tensors: Mapping[str, Tensor],
-        plain: Callable[[Tensor, Tensor | None], Tensor],
-        quantized: Callable[[Tensor, Tensor | None, bool], Tensor],
-    ) -> Tensor:
+    def forward(self, tensors: Mapping[str, Tensor], plain: Plain, quantized: Quantized) -> Tensor:
         """The layer's output.
 
         Args:
             tensors: What `norm` names.
             plain: The layer in float, of a weight and a bias.
-            quantized: The layer with its weight quantized; its bias too if so asked.
+            quantized: The layer with its weight quantized, and then divided by a number for each output channel if one
+                is given; its bias quantized too if so asked; scales of the weight times the last argument.
         """
-        mean, variance = tensors[self.norm.mean], tensors[self.norm.variance]
-        if not self.training or self.kind == "frozen":
-            weight, bias = self.folded(tensors, mean, variance)
-            return quantized(weight, bias, True)
-        if self.kind == "jacob":
-            raw = plain(tensors[self.norm.weight], tensors[self.norm.bias] if self.norm.bias else None)
-            own_mean, own_variance = _statistics(raw)
-            weight, bias = self.folded(tensors, own_mean, own_variance)
-            out = quantized(weight, bias, True)
-        else:
-            weight, _ = self.folded(tensors, mean, variance)
-            raw = quantized(weight, None, False)
-            shape = [1, -1] + [1] * (raw.ndim - 2)
-            middle, spread = _statistics(raw)
-            gain = (tensors[self.norm.scale] / torch.sqrt(variance + self.norm.epsilon)).detach()
-            alive = gain.abs() > DEAD  # a channel that is multiplied by nothing says nothing about its statistics
-            safe = torch.where(alive, gain, 1.0)
-            own_variance = torch.where(alive, spread / safe**2, variance)
-            own_mean = torch.where(alive, middle / safe, mean)
-            if self.norm.bias:
-                own_mean = own_mean + torch.where(alive, tensors[self.norm.bias], 0.0)
-            ratio = torch.sqrt(variance + self.norm.epsilon) / torch.sqrt(own_variance + self.norm.epsilon)
-            out = (raw - middle.reshape(shape)) * ratio.reshape(shape) + tensors[self.norm.shift].reshape(shape)
+        out = None
+        if self.training and self.kind == "jacob":
+            out = self._jacob(tensors, plain, quantized)
+        elif self.training and self.kind == "krishnamoorthi":
+            out = self._krishnamoorthi(tensors, quantized)
+        if out is not None:
+            return out
+        variance = tensors[self.norm.variance]
+        weight, bias = self.folded(tensors, tensors[self.norm.mean], variance)
+        return quantized(weight, bias, True, None, self.stretch(tensors, variance))
+
+    def _jacob(self, tensors: Mapping[str, Tensor], plain: Plain, quantized: Quantized) -> Tensor | None:
+        norm, tensors = self.norm, self._without_learned_bias(tensors)
+        raw = plain(tensors[norm.weight], tensors[norm.bias] if norm.bias else None)
         count = raw.numel() // raw.shape[1]
+        if count < 2:
+            return None
+        spread, middle = torch.var_mean(wide(raw), [i for i in range(raw.ndim) if i != 1], unbiased=False)
+        weight, bias = self.folded(tensors, middle, spread)
         with torch.no_grad():
-            mean.lerp_(own_mean, self.momentum)
-            variance.lerp_(own_variance * (count / max(count - 1, 1)), self.momentum)
+            tensors[norm.mean].lerp_(middle, self.momentum)
+            tensors[norm.variance].lerp_(spread * (count / (count - 1)), self.momentum)
+        return quantized(weight, bias, True, None, self.stretch(tensors, spread))
+
+    def _krishnamoorthi(self, tensors: Mapping[str, Tensor], quantized: Quantized) -> Tensor | None:
+        norm, tensors = self.norm, self._without_learned_bias(tensors)
+        weight, mean, variance = tensors[norm.weight], tensors[norm.mean], tensors[norm.variance]
+        with torch.no_grad():
+            gain = tensors[norm.scale] / torch.sqrt(variance + norm.epsilon)
+            alive = gain.abs() > DEAD  # a channel that is multiplied by nothing says nothing about its statistics
+            shape = [-1 if i == norm.axis else 1 for i in range(weight.ndim)]
+            by, over = gain.reshape(shape), torch.where(alive, gain, 1.0).reshape(shape)
+            stretch = self.stretch(tensors, variance)
+        raw = quantized(weight * by, tensors[norm.bias] if norm.bias else None, False, over, stretch)
+        if raw.numel() == raw.shape[1]:
+            return None
+        moved = mean.clone(), variance.clone()  # the way back needs them as they are now
+        out = torch.nn.functional.batch_norm(
+            raw, *moved, tensors[norm.scale], tensors[norm.shift], True, self.momentum, norm.epsilon
+        )
+        with torch.no_grad():
+            mean.copy_(torch.where(alive, moved[0], mean))
+            variance.copy_(torch.where(alive, moved[1], variance))
         return out
+
+    def _without_learned_bias(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The tensors, the layer's bias with a gradient of 0.
+
+        Normalization by the batch takes the bias away again. What rounding leaves of its gradient is noise, and Adam
+        would make full steps of it.
+        """
+        name = self.norm.bias
+        return {**tensors, name: tensors[name].detach() + 0.0 * tensors[name]} if name else tensors
 
     def extra_repr(self) -> str:
         """`layer, kind`."""
         return f"{self.norm.layer}, {self.kind}"
-
-
-def _statistics(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel, axis 1."""
-    axes = [i for i in range(raw.ndim) if i != 1]
-    return raw.mean(axes), raw.var(axes, unbiased=False)

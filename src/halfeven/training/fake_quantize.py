@@ -23,11 +23,14 @@ of x (a float64 x is divided in float64, as NumPy does), and then rounded once t
 
 # mypy: disallow-subclassing-any=False, disallow-untyped-decorators=False
 
+from math import inf
 from typing import Any
 
 from halfeven.errors import BadOption
 from halfeven.numerics.binary import BinaryGrid, TernaryGrid
 from halfeven.numerics.grid import Grid, IntGrid
+from halfeven.numerics.lsq import OPEN
+from halfeven.numerics.native import Ends
 from halfeven.numerics.rounding import Rounding
 from halfeven.training.integers import Integers, wide
 from halfeven.training.pytorch import Tensor, torch
@@ -45,6 +48,7 @@ def fake_quantize(
     threshold: Tensor | None = None,
     rounding: How = Rounding.HALF_EVEN,
     gradient: float = 1.0,
+    clamp: Ends = OPEN,
 ) -> Tensor:
     """The values nearest to `x` that codes can express, of `x`'s shape, dtype and device, differentiable.
 
@@ -61,12 +65,20 @@ def fake_quantize(
     if zero_point.shape != scale.shape or (threshold is not None and threshold.shape != scale.shape):
         raise BadOption(f"fake_quantize: a scale of {tuple(scale.shape)}, a zero point or threshold of another shape.")
     if isinstance(grid, IntGrid):
-        return Integers.apply(x, scale, zero_point, grid, rounding, gradient)
+        return Integers.apply(x, scale, zero_point, grid, rounding, gradient, clamp)
+    x = clamped(x, clamp)
     if not isinstance(grid, BinaryGrid | TernaryGrid):
         return _Values.apply(x, scale, grid, rounding, gradient)
     if rounding is not Rounding.HALF_EVEN:
         raise BadOption(f"fake_quantize: {grid} codes are the nearest; there are no ties for a rounding to break.")
     return _Signs.apply(x, scale, threshold, grid, gradient)
+
+
+def clamped(x: Tensor, ends: Ends) -> Tensor:
+    """`x` held to the ends, differentiable, with the gradient 0 at them; NaN stays NaN."""
+    if ends == OPEN:
+        return x
+    return torch.relu(x) if ends == (0.0, inf) else torch.nn.functional.hardtanh(x, *ends)
 
 
 class _Values(torch.autograd.Function):

@@ -5,10 +5,14 @@
 
 in float32, or in float64 where codes have more than 23 bits, as in `numerics.quantize`; a code has no negative zero.
 
-Where x is float32 in C order on the CPU and ties go to even, C++ computes the values, if it is built, and
-`numerics.lsq` the gradients of scale and zero point, if codes have at most 16 bits. Otherwise the same formulas run in
-tensor operators: values and the gradient of x have the same bits; the two other gradients are summed in float64, so
-that they may differ from those of `numerics.lsq` by what its float32 sums lose.
+A clamp (a, b) in front, such as that of ReLU6 (0, 6), is part of the same pass: x stands for x clipped to a..b, and its
+gradient is 0 unless a < x < b. The bits are those of the two one after the other, and no tensor is kept between them.
+
+Where x is float32 without gaps on the CPU and ties go to even, C++ computes the values, if it is built, and
+`numerics.lsq` the gradients of scale and zero point, if codes have at most 16 bits. With one scale, x may lie in any
+order (channels last, say), in which the sums then go, and PyTorch's number of threads share the work. Otherwise the
+same formulas run in tensor operators, on any device: values and the gradient of x have the same bits; the two other
+gradients are summed in float64, so that they may differ from those of `numerics.lsq` by what its float32 sums lose.
 """
 
 # mypy: disallow-subclassing-any=False, disallow-untyped-decorators=False
@@ -18,6 +22,8 @@ from typing import Any
 
 from halfeven.numerics import lsq, native
 from halfeven.numerics.grid import IntGrid
+from halfeven.numerics.lsq import OPEN
+from halfeven.numerics.native import Ends
 from halfeven.numerics.rounding import Rounding
 from halfeven.training.pytorch import Tensor, torch
 from halfeven.training.rounding import How, rounded
@@ -43,17 +49,17 @@ def integer_codes(
 
 
 class Integers(torch.autograd.Function):
-    """Fake quantization to integers; `apply(x, scale, zero_point, grid, how, gradient)`."""
+    """Fake quantization to integers; `apply(x, scale, zero_point, grid, how, gradient, clamp)`."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, grid: IntGrid, how: How, gradient: float
+        ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, grid: IntGrid, how: How, gradient: float, clamp: Ends
     ) -> Tensor:
         """Values, of the shape and dtype of `x`."""
-        ctx.grid, ctx.how, ctx.gradient = grid, how, gradient
-        values, drawn = _native_values(x, scale, zero_point, grid, how), None
+        ctx.grid, ctx.how, ctx.gradient, ctx.clamp = grid, how, gradient, clamp
+        values, drawn = _native_values(x, scale, zero_point, grid, how, clamp), None
         if values is None:
-            part = _Part.of(x, scale, zero_point, grid)
+            part = _Part.of(x, scale, zero_point, grid, clamp)
             steps = rounded(part.clipped(), how) + 0.0  # a code has no negative zero
             values = (steps.float() * part.scale).reshape(x.shape)
             drawn = None if isinstance(how, Rounding) else steps
@@ -66,19 +72,20 @@ class Integers(torch.autograd.Function):
         """Gradients of x, and of scale and zero point if they are learned, times `gradient`."""
         x, scale, zero_point, drawn = ctx.saved_tensors
         learned = ctx.needs_input_grad[1:3]
-        if (any(learned) or native.native()) and _fits_lsq(x, scale, ctx.grid, ctx.how):
-            arrays = (_array(x), _array(grad), _array(scale), _array(zero_point.to(torch.int32)))
-            by_x, *sums = (torch.from_numpy(a) for a in lsq.lsq_backward(*arrays, ctx.grid.low, ctx.grid.high))
-        else:
-            part = _Part.of(x, scale, zero_point, ctx.grid)
+        found = _native_gradients(x, grad, scale, zero_point, ctx, any(learned))
+        if found is None:
+            part = _Part.of(x, scale, zero_point, ctx.grid, ctx.clamp)
             by_x, sums = part.by_x(grad), [None, None]
+            if ctx.clamp != OPEN:
+                by_x = torch.where((x > ctx.clamp[0]) & (x < ctx.clamp[1]), by_x, 0.0)
             if any(learned):
                 steps = rounded(part.clipped(), ctx.how) if drawn is None else drawn
                 sums = list(part.by_parameters(grad, steps))
+            found = (by_x, *sums)
         by_scale, by_zero = (
-            total * ctx.gradient if asked else None for total, asked in zip(sums, learned, strict=True)
+            total * ctx.gradient if asked else None for total, asked in zip(found[1:], learned, strict=True)
         )
-        return by_x, by_scale, by_zero, None, None, None
+        return found[0], by_scale, by_zero, None, None, None, None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +100,9 @@ class _Part:
     shapes: tuple[tuple[int, ...], tuple[int, ...]]
 
     @staticmethod
-    def of(x: Tensor, scale: Tensor, zero_point: Tensor, grid: IntGrid) -> "_Part":
+    def of(x: Tensor, scale: Tensor, zero_point: Tensor, grid: IntGrid, clamp: Ends = OPEN) -> "_Part":
         """`x / scale` and the ends of the grid less the zero point, in the dtype that the definition rounds in."""
+        x = x if clamp == OPEN else x.clamp(*clamp)
         tiles = tiles_of(tuple(x.shape), tuple(scale.shape))
         dtype = torch.float64 if grid.bits > 23 else torch.float32
         step, zero = scale.reshape(tiles.scale), zero_point.reshape(tiles.scale).to(dtype)
@@ -103,8 +111,7 @@ class _Part:
 
     def clipped(self) -> Tensor:
         """NaN goes to the lowest code."""
-        ratio = torch.where(self.ratio.isnan(), self.low, self.ratio)
-        return torch.minimum(torch.maximum(ratio, self.low), self.high)
+        return torch.fmin(torch.fmax(self.ratio, self.low), self.high)
 
     def inside(self) -> Tensor:
         """What is strictly between the ends."""
@@ -124,24 +131,62 @@ class _Part:
         return by_scale.float(), by_zero.float()
 
 
-def _native_values(x: Tensor, scale: Tensor, zero_point: Tensor, grid: IntGrid, how: How) -> Tensor | None:
+def _native_values(x: Tensor, scale: Tensor, zero_point: Tensor, grid: IntGrid, how: How, clamp: Ends) -> Tensor | None:
     """Values by C++; None where it has no form of it."""
     if not (native.native() and _plain(x, how)):
+        return None
+    order = _order(x) if scale.numel() == 1 and grid.bits <= 16 else None
+    if order is not None:
+        zero, codes = int(zero_point.item()), (grid.low, grid.high)
+        lying, threads = _array(x.permute(order)), torch.get_num_threads()
+        return _ordered(native.fake_quantize_clamped(lying, scale.item(), zero, codes, clamp, threads), order)
+    if clamp != OPEN or not x.is_contiguous():
         return None
     arrays = (_array(x), _array(scale), _array(zero_point.to(torch.int32)))
     values = native.fake_quantize(*arrays, grid.low, grid.high)
     return None if values is None else torch.from_numpy(values)
 
 
-def _fits_lsq(x: Tensor, scale: Tensor, grid: IntGrid, how: How) -> bool:
-    narrow = grid.high - grid.low <= 65535
-    return narrow and _plain(x, how) and native.cut(tuple(x.shape), tuple(scale.shape)) is not None
+def _native_gradients(
+    x: Tensor, grad: Tensor, scale: Tensor, zero_point: Tensor, ctx: Any, learned: bool
+) -> tuple[Tensor | None, ...] | None:
+    """Gradients of x, scale and zero point by C++ or `numerics.lsq`; None where they have no form of it."""
+    grid, clamp, threads = ctx.grid, ctx.clamp, torch.get_num_threads()
+    if not (_plain(x, ctx.how) and grid.bits <= 16 and (learned or native.native())):
+        return None
+    order = _order(x) if scale.numel() == 1 or x.is_contiguous() else None
+    if order is None or native.cut(tuple(x.shape), tuple(scale.shape)) is None:
+        return None
+    parts = _array(x.permute(order)), _array(grad.permute(order))
+    if scale.numel() == 1 and not learned:
+        zero, codes = int(zero_point.item()), (grid.low, grid.high)
+        found = native.lsq_backward_clamped(*parts, scale.item(), zero, codes, clamp, threads, sums=False)
+        return None if found is None else (_ordered(found[0], order), None, None)
+    own = _array(scale), _array(zero_point.to(torch.int32))
+    by_x, *sums = lsq.lsq_backward(*parts, *own, grid.low, grid.high, clamp, threads)
+    return _ordered(by_x, order), *(torch.from_numpy(total) for total in sums)
 
 
 def _plain(x: Tensor, how: How) -> bool:
-    """On the CPU, float32 in C order, ties to even: what NumPy can share memory with, and C++ reads."""
+    """On the CPU, float32, ties to even: what NumPy can share memory with, and C++ reads."""
     real = type(x) in (torch.Tensor, torch.nn.Parameter) and x.device.type == "cpu"  # not what stands for a tensor
-    return real and x.dtype == torch.float32 and x.is_contiguous() and how is Rounding.HALF_EVEN
+    return real and x.dtype == torch.float32 and how is Rounding.HALF_EVEN
+
+
+def _order(x: Tensor) -> list[int] | None:
+    """The axes from the one with the longest stride on, if the tensor is without gaps in that order."""
+    if x.is_contiguous():
+        return list(range(x.ndim))
+    order = sorted(range(x.ndim), key=lambda axis: -x.stride(axis))
+    return order if x.permute(order).is_contiguous() else None
+
+
+def _ordered(array: Any, order: list[int]) -> Tensor:
+    """A tensor over an array whose axes are those of `order`."""
+    if order == sorted(order):
+        return torch.from_numpy(array)
+    back = sorted(range(len(order)), key=lambda place: order[place])
+    return torch.from_numpy(array).permute(back)
 
 
 def _array(x: Tensor) -> Any:

@@ -7,7 +7,8 @@
 The float network is the one that was prepared, with its weights as they were; it costs one more forward pass. Adam,
 with one rate for weights and one for the parameters of quantizers, each falling to 0 as a cosine after a warm-up. For
 the last part of the steps BatchNormalization is frozen, and ranges that move, so that what is trained last is what is
-exported.
+exported. Its statistics are first estimated anew, as means over batches with the weights as they are: those that ran
+along are of weights that moved, and with few bits far off (Nagel et al. 2022, arXiv:2203.11086, section 4.1).
 
 Where `lower_from` gives more bits than the codes have, training begins with so many, and over the first half of the
 steps they fall to those of the codes (Zhuang et al. 2018, arXiv:1711.00205, its progressive quantization).
@@ -23,6 +24,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,8 @@ F = torch.nn.functional
 Sample = Mapping[str, npt.NDArray[np.generic]]
 Reader = Callable[[], tuple[Sample, int | None]]
 """Reads one sample: feeds with a batch axis of 1 or more, and its class if known."""
+STATISTICS = 16
+"""How many batches the statistics of BatchNormalization are estimated from, before they are frozen."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +106,12 @@ def fit(
     total = per_epoch * recipe.epochs
     history = History()
     network.train()
+    live = list(network.live_norms().values())
     for step, (feeds, classes) in enumerate(_batches(readers, recipe)):
         share = step / total
+        if share >= 1 - recipe.frozen and any(norm.kind != "frozen" for norm in live):
+            _estimate_statistics(network, readers, recipe)
         if share >= 1 - recipe.frozen:
-            for norm in network.live_norms().values():
-                norm.kind = "frozen"
             network.freeze_ranges()
         if recipe.lower_from:
             network.raise_bits(_bits_at(share, network, recipe.lower_from))
@@ -123,8 +128,24 @@ def fit(
         optimizer.step()
         progress("train", step + 1, total)
     network.raise_bits(0)
+    if any(norm.kind != "frozen" for norm in live):
+        _estimate_statistics(network, readers, recipe)
     network.eval()
     return history
+
+
+def _estimate_statistics(network: QuantizedNetwork, readers: Sequence[Reader], recipe: Recipe) -> None:
+    """Give BatchNormalization the mean statistics of some batches, and freeze it."""
+    live = list(network.live_norms().values())
+    device = next(network.parameters()).device
+    momenta = [norm.momentum for norm in live]
+    with torch.no_grad():
+        for k, (feeds, _) in enumerate(islice(_batches(readers, recipe), STATISTICS)):
+            for norm in live:
+                norm.momentum = 1 / (k + 1)
+            network(**{name: torch.as_tensor(x).to(device) for name, x in feeds.items()})
+    for norm, momentum in zip(live, momenta, strict=True):
+        norm.kind, norm.momentum = "frozen", momentum
 
 
 def _teacher(network: QuantizedNetwork) -> QuantizedNetwork:
@@ -182,11 +203,11 @@ def _loss(
     classes: Tensor | None,
     recipe: Recipe,
 ) -> Tensor:
-    outputs = _tuple(network(**inputs))
+    outputs = network.computed(**inputs)
     loss: Tensor = torch.zeros((), device=outputs[0].device)
     if teacher is not None:
         with torch.no_grad():
-            wanted = _tuple(teacher(**inputs))
+            wanted = teacher.computed(**inputs)
         loss = loss + recipe.distill * sum(_gap(a, b) for a, b in zip(outputs, wanted, strict=True))
     if classes is not None and outputs[0].ndim == 2:
         loss = loss + F.cross_entropy(outputs[0], classes.to(outputs[0].device))
@@ -201,10 +222,6 @@ def _gap(ours: Tensor, wanted: Tensor) -> Tensor:
     if ours.ndim == 2 and ours.shape[1] > 1:
         return F.kl_div(ours.log_softmax(1), wanted.log_softmax(1), reduction="batchmean", log_target=True)
     return (ours - wanted).square().mean() / wanted.var(unbiased=False).clamp(min=1e-12)
-
-
-def _tuple(found: Any) -> tuple[Tensor, ...]:
-    return found if isinstance(found, tuple) else (found,)
 
 
 def _oscillation(network: QuantizedNetwork) -> Tensor:

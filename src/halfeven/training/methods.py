@@ -28,7 +28,7 @@ Moving ranges (Jacob et al. 2018, arXiv:1712.05877, section 3.1) follow the data
 # mypy: disallow-subclassing-any=False, disallow-untyped-decorators=False
 
 from dataclasses import dataclass
-from math import log, tanh
+from math import log, prod, tanh
 from typing import Any
 
 from halfeven.errors import BadOption
@@ -132,7 +132,10 @@ def tile_range(x: Tensor, scale_shape: tuple[int, ...]) -> tuple[Tensor, Tensor]
     """The least and the greatest of the elements that share a scale, float32, of the scale's shape."""
     tiles = tiles_of(tuple(x.shape), scale_shape)
     view = x.detach().reshape(tiles.tensor)
-    ends = (view.amin(tiles.shared), view.amax(tiles.shared)) if tiles.shared else (view, view)
+    if prod(scale_shape) == 1:
+        ends = torch.aminmax(view)  # one pass
+    else:
+        ends = (view.amin(tiles.shared), view.amax(tiles.shared)) if tiles.shared else (view, view)
     low, high = (end.float().reshape(scale_shape) for end in ends)
     return low, high
 

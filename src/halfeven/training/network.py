@@ -14,15 +14,18 @@ pickling, EMA and moving to a device work as for any module.
 
 # mypy: disallow-subclassing-any=False
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from halfeven.errors import BadCalibration, BadOption, UnsupportedModel
 from halfeven.graph.plan import Quantizer
 from halfeven.numerics.grid import Grid, IntGrid
+from halfeven.numerics.lsq import OPEN
+from halfeven.numerics.native import Ends
 from halfeven.numerics.scheme import QParams
 from halfeven.training.batchnorm import LiveNorm, Normed
-from halfeven.training.fake_quantize import fake_quantize
+from halfeven.training.clamps import Clamp, clamps_of
+from halfeven.training.fake_quantize import clamped, fake_quantize
 from halfeven.training.methods import AVERAGE, method_of, step_of
 from halfeven.training.operators import OPERATORS
 from halfeven.training.program import Constants, Instruction, Program
@@ -47,10 +50,13 @@ class QuantizedNetwork(torch.nn.Module):
         learn_zero_point: Whether zero points of affine codes of up to 16 bits are trained (LSQ+).
         method: Names of `training.methods`, joined by "+".
         codes: Parameters of the groups that are trained with other codes than the plan's.
+        given: Groups whose scale and zero point are the target's own, so that nothing changes them.
 
     Raises:
         BadOption: a group has no parameters: the plan was not calibrated.
     """
+
+    accepts_loss_kwargs = False  # asked by Hugging Face's Trainer, which would feed more names than there are inputs
 
     def __init__(
         self,
@@ -63,6 +69,7 @@ class QuantizedNetwork(torch.nn.Module):
         learn_zero_point: bool = False,
         method: str = "lsq",
         codes: Mapping[int, QParams[Grid]] | None = None,
+        given: Collection[int] = (),
     ) -> None:
         super().__init__()
         self.program = program
@@ -71,23 +78,33 @@ class QuantizedNetwork(torch.nn.Module):
         moving = {name for live in norms.values() for name in (live.norm.mean, live.norm.variance)}
         self.paths = {n: _hold(self, n, t, learned=n not in moving) for n, t in constants.trained.items()}
         self.fixed = _Fixed(constants.fixed)
+        self.clamps = clamps_of(program, constants.fixed)
         self.places = {name: f"layer{i}" for i, name in enumerate(norms)}
         self.add_module(NORMS, torch.nn.ModuleDict({self.places[n]: live for n, live in norms.items()}))
         layers = {}
         for group, quantizer in groups.items():
             if quantizer.role != "bias":
                 params = (codes or {}).get(group, quantizer.params)
-                layers[str(group)] = _layer(group, quantizer, params, scales, learn_zero_point, method)
+                how: tuple[Scales, bool] = ("fixed", False) if group in given else (scales, learn_zero_point)
+                layers[str(group)] = _layer(group, quantizer, params, *how, method)
         self.add_module(QUANTIZERS, torch.nn.ModuleDict(layers))
         self.float_only = False
+        self.returns: Any = None
         self.origin: Any = None
         self.notes: tuple[str, ...] = ()
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
-        """The outputs, in the graph's order: a tensor if there is one, else a tuple.
+        """The outputs as the module returned them (`returns`); else a tensor if there is one, else a tuple, in order.
 
         Inputs in the graph's order, or by name.
         """
+        found = self.computed(*inputs, **named)
+        if self.returns is not None:
+            return _nested(self.returns, dict(zip(self.program.outputs, found, strict=True)))
+        return found[0] if len(found) == 1 else found
+
+    def computed(self, *inputs: Tensor, **named: Tensor) -> tuple[Tensor, ...]:
+        """The outputs in the graph's order; inputs as for `forward`."""
         values: Values = dict(zip(self.program.inputs, inputs, strict=False)) | named
         missing = [name for name in self.program.inputs if name not in values]
         if missing or len(values) != len(self.program.inputs):
@@ -95,8 +112,7 @@ class QuantizedNetwork(torch.nn.Module):
             raise BadOption(
                 f"The network takes {expected}; found {len(inputs)} inputs and {', '.join(named) or 'no'} names."
             )
-        found = self.run(self.program, values | self.derived())
-        return found[0] if len(found) == 1 else tuple(found)
+        return tuple(self.run(self.program, values | self.derived()))
 
     def derived(self) -> Values:
         """The tensors that are made of weights before all else."""
@@ -126,6 +142,9 @@ class QuantizedNetwork(torch.nn.Module):
             return self.run(instruction.bodies[branch], dict(values))
         if instruction.name in self.places:
             return (self._normed(instruction, values, seen),)
+        clamp = self.clamps.get(instruction.outputs[0])
+        if clamp is not None:
+            return (self._clamped(instruction, clamp, values, seen),)
         operands: list[Tensor | None] = []
         for name, group in zip(instruction.inputs, instruction.groups, strict=True):
             if not name:
@@ -164,14 +183,28 @@ class QuantizedNetwork(torch.nn.Module):
         def plain(weight: Tensor, bias: Tensor | None) -> Tensor:
             return operator(attributes, x, weight, bias)
 
-        def quantized(weight: Tensor, bias: Tensor | None, rounded: bool) -> Tensor:
+        def quantized(
+            weight: Tensor, bias: Tensor | None, rounded: bool, over: Tensor | None, stretch: Tensor
+        ) -> Tensor:
             if not self.float_only and groups[1] is not None:
-                weight = self._rounded(groups[1], weight)
+                weight = self._rounded(groups[1], weight, stretch=stretch)
+            if over is not None:
+                weight = weight / over
             if not self.float_only and rounded and bias is not None and groups[2] in self.biases:
-                bias = self._bias(instruction, bias, groups[2])
+                bias = self._bias(instruction, bias, groups[2], stretch)
             return operator(attributes, x, weight, bias)
 
         return live(self.tensors(live.norm, values), plain, quantized)
+
+    def _clamped(
+        self, instruction: Instruction, clamp: Clamp, values: Values, seen: dict[tuple[str, int], Tensor]
+    ) -> Tensor:
+        """A clamp, and the quantizer that all see it through."""
+        x = self._seen(values, seen, instruction.inputs[0], instruction.groups[0])
+        if clamp.group is None or self.float_only:
+            return clamped(x, clamp.ends)
+        found = seen[instruction.outputs[0], clamp.group] = self._rounded(clamp.group, x, clamp.ends)
+        return found
 
     def tensors(self, norm: Normed, values: Values) -> dict[str, Tensor]:
         """What a normalization and its layer hold, by name; `values` has what is made of others."""
@@ -186,18 +219,18 @@ class QuantizedNetwork(torch.nn.Module):
             seen[name, group] = self._rounded(group, value)
         return seen[name, group]
 
-    def _rounded(self, group: int, value: Tensor) -> Tensor:
-        """A tensor through the quantizer of a group, which an error names."""
+    def _rounded(self, group: int, value: Tensor, ends: Ends = OPEN, stretch: Tensor | None = None) -> Tensor:
+        """A tensor, held to the ends of a clamp, through the quantizer of a group, which an error names."""
         try:
-            return self.quantizer(group)(value)
+            return self.quantizer(group)(value, ends, stretch)
         except BadCalibration as error:
             raise BadCalibration(f"{QUANTIZERS}.{group}: {error}") from error
 
-    def _bias(self, instruction: Instruction, bias: Tensor, group: int | None) -> Tensor:
+    def _bias(self, instruction: Instruction, bias: Tensor, group: int | None, stretch: Tensor | None = None) -> Tensor:
         """The values of int32 codes with the scale (input scale * weight scale), which is not trained through."""
         data, weight = (self.quantizer(g) for g in instruction.groups[:2])  # biases stand in such layers only
         with torch.no_grad():
-            scale = step_of(weight.scale_and_zero_point()[0], weight.scheme.grid).reshape(-1)
+            scale = step_of(weight.scale_and_zero_point(stretch)[0], weight.scheme.grid).reshape(-1)
             scale = data.scale_and_zero_point()[0].reshape(-1) * scale
             scale = scale.reshape((1,) * (bias.ndim - 1) + (-1,))
         zero = torch.zeros_like(scale, dtype=torch.int32)
@@ -208,6 +241,16 @@ class QuantizedNetwork(torch.nn.Module):
         layer = getattr(self, QUANTIZERS)[str(group)]
         assert isinstance(layer, FakeQuantizer)
         return layer
+
+    def stretches(self) -> dict[int, Tensor]:
+        """What the scales of weights are multiplied with for their normalization, by group; see `LiveNorm.stretch`."""
+        found, made, live = {}, self.derived(), self.live_norms()
+        for instruction in self.program.instructions:
+            norm = live.get(instruction.name)
+            if norm is not None and instruction.groups[1] is not None:
+                tensors = self.tensors(norm.norm, made)
+                found[instruction.groups[1]] = norm.stretch(tensors, tensors[norm.norm.variance])
+        return found
 
     def raise_bits(self, bits: int) -> None:
         """Let integer codes of fewer bits have so many for now: a finer grid over the same range; 0 ends it."""
@@ -260,6 +303,16 @@ class _Fixed(torch.nn.Module):
 
     def __getitem__(self, name: str) -> Tensor:
         return self.settings[name] if name in self.settings else getattr(self, self.order[name])
+
+
+def _nested(names: Any, values: Mapping[str, Tensor]) -> Any:
+    """Values in dicts, tuples and lists as their names are."""
+    if isinstance(names, dict):
+        return {key: _nested(part, values) for key, part in names.items()}
+    if isinstance(names, tuple | list):
+        parts = [_nested(part, values) for part in names]
+        return type(names)(*parts) if hasattr(names, "_fields") else type(names)(parts)
+    return None if names is None else values[names]
 
 
 def _hold(root: Any, name: str, tensor: Tensor, *, learned: bool) -> str:

@@ -1,8 +1,9 @@
 """Where a network that is trained came from, and the way back to a draft.
 
 An `Origin` is plain data, so that a network can be copied and pickled: the float graph as ONNX bytes, the target's
-name, and the plan as JSON. `draft_of` puts the trained weights and scales back into both; what is exported is that
-draft, so nothing stands between training and the file.
+name, the plan as JSON, and the shapes of one sample, which formats with fixed lengths need. `draft_of` puts the trained
+weights and scales back into both graph and plan; what is exported is that draft, so nothing stands between training and
+the file.
 
 Where training has other codes than the file (`graph.weight_codes`), the file's plan is that of the origin. It gets the
 trained scale; a weight gets the values it has in training, which are codes of the file times that scale; an activation
@@ -12,7 +13,7 @@ gets a Clip to the ends of its codes.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import onnx
@@ -21,7 +22,7 @@ import onnx_ir as ir
 from halfeven.draft import Draft
 from halfeven.errors import BadOption
 from halfeven.graph.bits import clip_wires
-from halfeven.graph.plan import Plan
+from halfeven.graph.plan import Plan, Site
 from halfeven.graph.weights import array_at, put_constant
 from halfeven.numerics.grid import Grid, IntGrid
 from halfeven.numerics.scheme import QParams, Scheme
@@ -37,11 +38,12 @@ from halfeven.wording import counted
 
 @dataclass(frozen=True)
 class Origin:
-    """A float graph, a target and a calibrated plan."""
+    """A float graph, a target, a calibrated plan, and shapes by value name."""
 
     model: bytes
     target: str
     plan: str
+    shapes: Mapping[str, tuple[int, ...]]
 
     @classmethod
     def of(cls, draft: Draft) -> "Origin":
@@ -53,12 +55,12 @@ class Origin:
         proto = ir.to_proto(draft.model)
         if proto.ByteSize() >= 2**31:
             raise BadOption("Training holds the network in one message of at most 2 GB; this one is larger.")
-        return cls(proto.SerializeToString(), draft.target.name, json.dumps(draft.plan.to_json()))
+        return cls(proto.SerializeToString(), draft.target.name, json.dumps(draft.plan.to_json()), dict(draft.shapes))
 
     def draft(self) -> Draft:
         """The draft as it was."""
         model = ir.from_proto(onnx.load_model_from_string(self.model))
-        return Draft(model, target_named(self.target), Plan.from_json(json.loads(self.plan)))
+        return Draft(model, target_named(self.target), Plan.from_json(json.loads(self.plan)), shapes=self.shapes)
 
 
 def network_of(
@@ -93,10 +95,17 @@ def network_of(
     if source is not None:
         found, before = live_norms(source, draft.model) if batchnorm != "folded" else ({}, source)
         constants = _unfolded(constants, draft.model, found, before)
-        norms = {name: LiveNorm(norm, cast("Kind", batchnorm)) for name, norm in found.items()}
+        norms = {n: LiveNorm(norm, cast("Kind", batchnorm), _gain(constants, norm)) for n, norm in found.items()}
         others = sum(node.op_type == "BatchNormalization" for node in before.graph) - len(norms)
         if others and batchnorm != "folded":
             notes = (f"{counted(others, 'BatchNormalization')} not behind a convolution of its own: trained as folded",)
+        fresh = [name for name, norm in found.items() if _untrained(constants.trained, norm)]
+        if fresh:
+            what = counted(len(fresh), "BatchNormalization")
+            notes += (
+                f"{what} with a mean of 0 and a variance of 1, as before any training: scales were calibrated for "
+                "values that training will change at once; train the network in float first",
+            )
         program, constants = _rooted(program, constants, source)
     network = QuantizedNetwork(
         program,
@@ -107,9 +116,28 @@ def network_of(
         learn_zero_point=learn_zero_point,
         method=method,
         codes=codes,
+        given=_given(draft),
     )
     network.origin, network.notes = Origin.of(draft), notes
     return network
+
+
+def _untrained(trained: Mapping[str, Tensor], norm: Normed) -> bool:
+    """Whether running statistics are a mean of 0 and a variance of 1 throughout, as before any training."""
+    return not bool(trained[norm.mean].any()) and bool((trained[norm.variance] == 1).all())
+
+
+def _given(draft: Draft) -> frozenset[int]:
+    """The groups whose scale and zero point the target's kernels give, such as those of a Softmax in LiteRT."""
+    rules = [(node, draft.target.rule(node.op_type)) for node in draft.model.graph if node.domain == ""]
+    fixed = [node.outputs[0].name or "" for node, rule in rules if rule is not None and rule.fixed is not None]
+    return frozenset(group for name in fixed if (group := draft.plan.sites.get(Site(name))) is not None)
+
+
+def _gain(constants: Constants, norm: Normed) -> Tensor:
+    """What each channel of a layer is multiplied with by its normalization, without its sign."""
+    scale, variance = constants.trained[norm.scale], constants.trained[norm.variance]
+    return (scale / torch.sqrt(variance + norm.epsilon)).abs()
 
 
 def _rooted(program: Program, constants: Constants, source: ir.Model) -> tuple[Program, Constants]:
@@ -152,12 +180,14 @@ def draft_of(network: QuantizedNetwork) -> Draft:
         if not bool(weight.isfinite().all()):
             raise BadOption(f"Weight '{name}' is not finite any more: training diverged. Lower the learning rate.")
         values[name].const_value = ir.tensor(weight.detach().cpu().float().numpy().copy(), name=name)
+    with torch.no_grad():
+        stretches = network.stretches()
     groups, bounds = dict(draft.plan.groups), {}
     others: set[int] = set()
     for group, quantizer in groups.items():
         if quantizer.role == "bias":
             continue
-        own, grid = network.quantizer(group).to_params(), quantizer.scheme.grid
+        own, grid = network.quantizer(group).to_params(stretches.get(group)), quantizer.scheme.grid
         other = own.scheme.grid != grid
         if other or network.quantizer(group).method.tanh:
             others.add(group)
@@ -169,8 +199,24 @@ def draft_of(network: QuantizedNetwork) -> Draft:
             )
         params = _in_file(own, quantizer.scheme) if other else cast("QParams[IntGrid]", own)
         groups[group] = replace(quantizer, params=params)
-    plan = _with_values(network, draft.model, replace(draft.plan, groups=groups), others)
+    other_values = {group: stretches.get(group) for group in others}
+    plan = _with_values(network, draft.model, replace(draft.plan, groups=groups), other_values)
     return replace(draft, plan=clip_wires(draft.model, plan, bounds))
+
+
+def network_in(module: Any) -> QuantizedNetwork:
+    """The network itself, from inside what DDP, AveragedModel, torch.compile and the like put around it.
+
+    Raises:
+        BadOption: there is none.
+    """
+    found = module
+    while not isinstance(found, QuantizedNetwork):
+        inner = getattr(found, "module", getattr(found, "_orig_mod", None))
+        if not isinstance(inner, torch.nn.Module):
+            raise BadOption(f"{type(module).__name__} is no network to train: give what `prepare` returned.")
+        found = inner
+    return found
 
 
 def _in_file(own: QParams[Grid], scheme: Scheme) -> QParams:
@@ -178,8 +224,8 @@ def _in_file(own: QParams[Grid], scheme: Scheme) -> QParams:
     return QParams(scheme, step_of(torch.tensor(own.scale), own.scheme.grid).numpy(), own.zero_point)
 
 
-def _with_values(network: QuantizedNetwork, model: ir.Model, plan: Plan, groups: set[int]) -> Plan:
-    """The plan, after the weights of `groups` were given the values that they have in training."""
+def _with_values(network: QuantizedNetwork, model: ir.Model, plan: Plan, groups: Mapping[int, Tensor | None]) -> Plan:
+    """The plan, after the weights of `groups`, each with its stretch, were given the values they have in training."""
     nodes = {node.name or "": node for node in model.graph}
     for site, group in sorted(plan.sites.items()):
         if group not in groups or plan.groups[group].role != "weight":
@@ -188,7 +234,8 @@ def _with_values(network: QuantizedNetwork, model: ir.Model, plan: Plan, groups:
         array = array_at(node, site.port)
         assert array is not None
         device = layer.scale_and_zero_point()[0].device
-        values = layer.values(torch.tensor(array.astype(np.float32), device=device)).cpu().numpy()
+        weight = torch.tensor(array.astype(np.float32), device=device)
+        values = layer.values(weight, groups[group]).cpu().numpy()
         plan = plan.reading(site.consumer, site.port, put_constant(node, site.port, values, model))
     return plan
 

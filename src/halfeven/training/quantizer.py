@@ -45,10 +45,12 @@ import numpy as np
 from halfeven.errors import BadOption
 from halfeven.numerics.binary import BinaryGrid, TernaryGrid
 from halfeven.numerics.grid import Grid, IntGrid
+from halfeven.numerics.lsq import OPEN
+from halfeven.numerics.native import Ends
 from halfeven.numerics.quantize import params_for, params_of
 from halfeven.numerics.rounding import Rounding
 from halfeven.numerics.scheme import QParams, ScaleRule, Scheme
-from halfeven.training.fake_quantize import fake_quantize
+from halfeven.training.fake_quantize import clamped, fake_quantize
 from halfeven.training.methods import Method, clip_learned, generator, softened, squeezed, tile_range
 from halfeven.training.pytorch import Tensor, torch
 from halfeven.training.rounding import How
@@ -147,51 +149,65 @@ class FakeQuantizer(torch.nn.Module):
             layer.log2_scale.copy_(exponent - 1)
         return layer
 
-    def to_params(self) -> QParams[Grid]:
-        """Scale and zero point as they are now.
+    def to_params(self, stretch: Tensor | None = None) -> QParams[Grid]:
+        """Scale and zero point as they are now; `stretch` as for `forward`.
 
         Raises:
             BadOption: training has made a scale infinite or NaN.
         """
         with torch.no_grad():
-            scale, zero_point = (part.cpu().numpy().copy() for part in self.scale_and_zero_point())
+            scale, zero_point = (part.cpu().numpy().copy() for part in self.scale_and_zero_point(stretch))
         unset = self.threshold is None or bool(self.threshold.isnan().all())
         limit = None if unset else self.threshold.cpu().numpy().copy()
         return QParams(self.scheme, scale, zero_point.astype(np.int32), limit)
 
-    def scale_and_zero_point(self) -> tuple[Tensor, Tensor]:
+    def scale_and_zero_point(self, stretch: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What the next call uses, float32 and whole numbers, as differentiable functions of what is learned."""
         scale = _PowerOfTwo.apply(self.log2_scale) if self.log2 else self.scale
         if self.log_gain is not None:
-            scale = scale * self.log_gain.clamp(-MOST_GAIN, MOST_GAIN).exp()
+            scale = _Gained.apply(scale, self.log_gain)
         if isinstance(scale, torch.nn.Parameter):
             scale = _Held.apply(scale, LEAST, MOST, False)
+        if stretch is not None and self._stretches(stretch):
+            scale = scale * stretch.reshape(scale.shape)
         zero_point, grid = self.zero_point, self.scheme.grid
         if isinstance(zero_point, torch.nn.Parameter) and isinstance(grid, IntGrid):
             zero_point = _Held.apply(zero_point, grid.low, grid.high, True)
         return scale, zero_point
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The nearest values, of `x`'s shape and dtype.
+    def _stretches(self, stretch: Tensor) -> bool:
+        """Whether each channel has a scale of its own, which may be any number."""
+        return self.zero_point.numel() == stretch.numel() and self.scheme.scale is ScaleRule.FREE and not self.moving
+
+    def forward(self, x: Tensor, clamp: Ends = OPEN, stretch: Tensor | None = None) -> Tensor:
+        """The nearest values, of `x`'s shape and dtype; of `x` held to the ends of `clamp`, if it is given.
+
+        `stretch`, above zero, multiplies the scale of each channel; a shared scale, a power of two, or one that moves
+        stays as it is.
 
         Raises:
             BadOption: a tensor that the scale's shape does not fit.
             BadCalibration: a range that moves has become infinite or NaN.
         """
         how = self.rounding if self.training or isinstance(self.rounding, Rounding) else Rounding.HALF_EVEN
+        if self.method != Method(stochastic=self.method.stochastic):  # they look at x more than once
+            x, clamp = clamped(x, clamp), OPEN
         if self.training and self.following:
-            self._follow(x)
+            self._follow(x, clamp)
         if self.training and self.draws is not None:
             how = generator(self.draws, x.device)
-        return self._rounded(x, how)
+        return self._rounded(x, how, clamp, stretch)
 
-    def values(self, x: Tensor) -> Tensor:
+    def values(self, x: Tensor, stretch: Tensor | None = None) -> Tensor:
         """What evaluation makes of `x`, without gradients; nothing moves."""
+        how = self.rounding if isinstance(self.rounding, Rounding) else Rounding.HALF_EVEN
         with torch.no_grad():
-            return self._rounded(x, self.rounding if isinstance(self.rounding, Rounding) else Rounding.HALF_EVEN)
+            return self._rounded(x, how, OPEN, stretch)
 
-    def _rounded(self, x: Tensor, how: How) -> Tensor:
-        scale, zero_point = self.scale_and_zero_point()
+    def _rounded(self, x: Tensor, how: How, clamp: Ends, stretch: Tensor | None) -> Tensor:
+        scale, zero_point = self.scale_and_zero_point(stretch)
+        if self.moving:  # the next call moves them in place, and this one's gradient needs what they are now
+            scale, zero_point = scale.clone(), zero_point.clone()
         grid, limit = self.scheme.grid, self.threshold
         if self.extra_bits and isinstance(grid, IntGrid):
             grid = IntGrid(grid.bits + self.extra_bits, grid.signed, grid.narrow)
@@ -206,7 +222,7 @@ class FakeQuantizer(torch.nn.Module):
         if self.method.clip:
             scale = scale.detach()
         factor = self._factor(x)
-        found = fake_quantize(x, scale, zero_point, grid, threshold=limit, rounding=how, gradient=factor)
+        found = fake_quantize(x, scale, zero_point, grid, threshold=limit, rounding=how, gradient=factor, clamp=clamp)
         if self.method.clip and isinstance(grid, IntGrid):
             return clip_learned(found, x, learned, zero_point.detach(), grid, factor)
         return found
@@ -221,15 +237,15 @@ class FakeQuantizer(torch.nn.Module):
         self.high.copy_((top - zero) * self.scale)
 
     @torch.no_grad()
-    def _follow(self, x: Tensor) -> None:
-        """Move the range by what `x` holds, and scale and zero point with it."""
+    def _follow(self, x: Tensor, clamp: Ends) -> None:
+        """Move the range by what `x` holds inside the clamp, and scale and zero point with it."""
         if not x.numel():
             return
         if isinstance(self.scheme.grid, BinaryGrid | TernaryGrid):
-            params = params_of(x.detach().float().cpu().numpy(), self.scheme)
+            params = params_of(clamped(x.detach(), clamp).float().cpu().numpy(), self.scheme)
         else:
             for end, new in zip((self.low, self.high), tile_range(x, tuple(self.scale.shape)), strict=True):
-                end.lerp_(new, self.moving)
+                end.lerp_(new.clamp(*clamp), self.moving)
             params = params_for(self.low.cpu().numpy(), self.high.cpu().numpy(), self.scheme)
         self.scale.copy_(torch.from_numpy(params.scale).reshape(self.scale.shape))
         self.zero_point.copy_(torch.from_numpy(params.zero_point).reshape(self.scale.shape))
@@ -275,6 +291,22 @@ class _Held(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
         return _leading_back(x, grad, *ctx.ends), None, None, None
+
+
+class _Gained(torch.autograd.Function):
+    """scale * exp(gain), the gain held to its ends; of the gain, as scale is fixed."""
+
+    @staticmethod
+    def forward(ctx: Any, scale: Tensor, gain: Tensor) -> Tensor:
+        found = scale * gain.clamp(-MOST_GAIN, MOST_GAIN).exp()
+        ctx.save_for_backward(gain, found)
+        return found
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gain, found = ctx.saved_tensors
+        return None, _leading_back(gain, grad * found, -MOST_GAIN, MOST_GAIN)
 
 
 class _PowerOfTwo(torch.autograd.Function):
