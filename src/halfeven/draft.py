@@ -33,6 +33,18 @@ def no_progress(task: str, done: int, total: int | None) -> None:
 
 
 @dataclass(frozen=True)
+class Unscaled:
+    """The model before its channels were equalized, which runs faster: it has no bounds by channel yet.
+
+    `factors`, float32 of shape (channels,), by name of a value of `model`: times these it is that value of `scaled`.
+    """
+
+    scaled: ir.Model
+    model: ir.Model
+    factors: Mapping[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
 class Draft:
     """A float model, the target, and what has been decided and observed so far.
 
@@ -50,10 +62,14 @@ class Draft:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     huge: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    assumed: frozenset[str] = frozenset()
+    """The values whose `stats` were concluded from the network, without data."""
     scaling: str = ""
     """Digest of the factors by which channels were equalized; empty when they were not."""
     stats_scaling: str | None = None
     """The `scaling` that given statistics were taken under; None when they are this run's own."""
+    unscaled: Unscaled | None = None
+    """What may run in place of `model` while that is still the one that was scaled."""
 
     def noting(self, *sentences: str) -> "Draft":
         """The draft with sentences added for the user, each once."""

@@ -3,7 +3,8 @@ average excepted), is the same when filled in place, and reads back the same.
 """
 
 import json
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from math import gcd
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from halfeven.numerics.native import use_numpy
+from halfeven.numerics.tally import Lying
 from halfeven.stats.observation import Observation, stride_for
 from halfeven.stats.observer import Observers
 
@@ -49,6 +51,29 @@ def test_filled_in_place_in_any_order_it_is_the_same(samples: list[np.ndarray], 
                 observers.move(seen[i])
             expected = {"x": observed(samples), "y": observed([-x for x in samples])}
             assert observers.observations() == expected
+
+
+@pytest.mark.parametrize("switch", [nullcontext, use_numpy], ids=["compiled", "numpy"])
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from([(1, 1), (3, 8), (49, 16), (300, 4), (5000, 8), (300, 1)]), st.booleans()
+)
+def test_a_tensor_in_blocks_is_seen_as_it_is_written_times_its_factors(
+    switch: Callable[[], AbstractContextManager[None]], seed: int, cut: tuple[int, int], odd: bool
+) -> None:
+    rng, (plane, block) = np.random.default_rng(seed), cut
+    written = rng.standard_normal((2, 2 * block, plane), np.float32)
+    if odd:
+        written.flat[rng.integers(written.size, size=3)] = np.nan, np.inf, 0
+    factors = rng.uniform(0.5, 8, 2 * block).astype(np.float32)
+    lies = np.ascontiguousarray(written.reshape(4, block, plane).swapaxes(1, 2))
+    with switch():
+        here, there = Observers(["x", "y"], 500), Observers(["x", "y"], 500)
+        same = here.take({"x": written, "y": written * factors[:, None]})
+        seen = there.take({"x": lies, "y": lies}, {"x": Lying(plane, block), "y": Lying(plane, block, factors)})
+        np.testing.assert_array_equal(seen, same)
+        here.move(same)
+        there.move(seen)
+        assert there.observations() == here.observations()
 
 
 @given(SAMPLES)

@@ -6,6 +6,7 @@ widths are few, as they are powers of two) and brings them to one width in the e
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Protocol
 
@@ -15,12 +16,38 @@ import numpy.typing as npt
 from halfeven.numerics.bins import BINS, Counts, bins_to, coarsen, exponent_for, sides
 from halfeven.numerics.native import Doubles, Extremes, Floats, histogram, native_module
 
+NONE: Floats = np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Lying:
+    """How a tensor [batch, channels, plane] lies in memory, and what is to be seen of it.
+
+    It lies as [batch, channels / block, plane, block], and each channel is multiplied by its factor, float32 of shape
+    (channels,), if there are any. The block divides the channels. A plane of 0: it lies as it is written and is seen as
+    it is.
+    """
+
+    plane: int = 0
+    block: int = 1
+    factors: Floats = field(default_factory=lambda: NONE)
+
+    def seen(self, x: Floats) -> Floats:
+        """The tensor, shape (n,), as it is written, times the factors."""
+        if not self.plane:
+            return x
+        channels = x.reshape(-1, self.plane, self.block).swapaxes(1, 2).reshape(-1, self.plane)
+        if self.factors.size:
+            with np.errstate(over="ignore", invalid="ignore"):
+                channels = channels * np.resize(self.factors, len(channels))[:, None]
+        return np.ravel(channels)
+
 
 class Tally(Protocol):
     """Histograms of a fixed number of tensors."""
 
-    def take(self, tensors: Sequence[Floats], strides: Sequence[int]) -> Doubles:
-        """Take one sample of each tensor in, float32 of shape (n,), counting each stride-th element.
+    def take(self, tensors: Sequence[Floats], strides: Sequence[int], lying: Sequence[Lying]) -> Doubles:
+        """Take one sample of each tensor in, float32 of shape (n,), counting each stride-th element of what is seen.
 
         Returns the sample's lowest and highest finite element, how many NaN and infinities: four numbers a tensor,
         shape (4 * tensors,); a tensor without finite elements has (inf, -inf).
@@ -32,8 +59,20 @@ class Tally(Protocol):
 
 def tally(tensors: int) -> Tally:
     """A tally of nothing yet."""
-    compiled = native_module()
-    return NumpyTally(tensors) if compiled is None else compiled.Tally(tensors)
+    return NumpyTally(tensors) if native_module() is None else _NativeTally(tensors)
+
+
+class _NativeTally:
+    def __init__(self, tensors: int) -> None:
+        self._compiled = native_module().Tally(tensors)
+
+    def take(self, tensors: Sequence[Floats], strides: Sequence[int], lying: Sequence[Lying]) -> Doubles:
+        seen: Doubles = self._compiled.take(tensors, strides, [(one.plane, one.block, one.factors) for one in lying])
+        return seen
+
+    def found(self, index: int) -> tuple[Extremes, int, Counts]:
+        found: tuple[Extremes, int, Counts] = self._compiled.found(index)
+        return found
 
 
 class NumpyTally:
@@ -46,11 +85,11 @@ class NumpyTally:
         self._bins: list[dict[int, npt.NDArray[np.int64]]] = [{} for _ in range(tensors)]
         self._lock = Lock()
 
-    def take(self, tensors: Sequence[Floats], strides: Sequence[int]) -> Doubles:
+    def take(self, tensors: Sequence[Floats], strides: Sequence[int], lying: Sequence[Lying]) -> Doubles:
         """See Tally."""
         seen = np.empty((len(tensors), 4), np.float64)
-        for i, (x, stride) in enumerate(zip(tensors, strides, strict=True)):
-            extremes, zeros, counts = histogram(x, stride)
+        for i, (x, stride, one) in enumerate(zip(tensors, strides, lying, strict=True)):
+            extremes, zeros, counts = histogram(one.seen(x), stride)
             seen[i] = extremes
             with self._lock:
                 self._add(i, extremes, zeros, counts)

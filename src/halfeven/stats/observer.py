@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from halfeven.numerics.tally import tally
+from halfeven.numerics.tally import Lying, tally
 from halfeven.stats.histogram import Histogram
 from halfeven.stats.observation import Observation, stride_for
 from halfeven.stats.summary import Array, Extrema, MovingAverage, float32_of
 
 Doubles = npt.NDArray[np.float64]
+PLAIN = Lying()
+AS_WRITTEN: Mapping[str, Lying] = {}
 
 
 class Observers:
@@ -28,14 +30,15 @@ class Observers:
         self._low, self._high = np.full(size, np.inf), np.full(size, -np.inf)
         self._elements, self._samples = np.zeros(size, np.int64), np.zeros(size, np.int64)
 
-    def take(self, values: Mapping[str, Array]) -> Doubles:
-        """Take one sample in.
+    def take(self, values: Mapping[str, Array], lying: Mapping[str, Lying] = AS_WRITTEN) -> Doubles:
+        """Take one sample in; `lying` names the tensors that do not lie as they are written.
 
         Returns:
             Of each tensor lowest and highest finite element, how many NaN, infinities and elements, shape (tensors, 5).
         """
         tensors = [np.ravel(float32_of(values[name])) for name in self.names]
-        seen = self._tally.take(tensors, [stride_for(x.size, self.limit) for x in tensors])
+        strides = [stride_for(x.size, self.limit) for x in tensors]
+        seen = self._tally.take(tensors, strides, [lying.get(name, PLAIN) for name in self.names])
         return np.column_stack([seen.reshape(-1, 4), [x.size for x in tensors]])
 
     def move(self, seen: Doubles) -> None:

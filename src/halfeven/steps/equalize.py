@@ -12,7 +12,9 @@ outputs (uniform rounding errors):
     sum_o sum_c w_oc^2 D^2 / (12 s_c^2)  +  sum_o (max_c |w_oc / s_c| / 127)^2 / 12 * sum_c s_c^2 E[x_c^2]
 
 with D the tensor's step after scaling. Clip(0, b) becomes Relu and Min(b s_c): the same function, channel by channel;
-once quantized, both vanish into the saturation of the codes.
+once quantized, both vanish into the saturation of the codes. A target that fuses clamps of one bound alone keeps its
+Clip(0, b): there s_c is at most b / (h k_c), at least 1, with k_c the largest seen behind the Clip, so that nothing
+below the headroom is cut that was not cut before.
 """
 
 import hashlib
@@ -25,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from halfeven.draft import Batch, Draft, Progress, Samples
+from halfeven.draft import Batch, Draft, Progress, Samples, Unscaled
 from halfeven.graph import ops
 from halfeven.graph.clamps import clamp_bounds
 from halfeven.graph.edit import add_initializer, unused, value_names
@@ -63,19 +65,33 @@ class Equalize:
         missing = {n for s in streams for n in s.names & sites} - set(draft.channels)
         seen = {**draft.channels, **(_observe(draft, missing, self.samples, data, progress) if missing else {})}
         forget_models(weigh(draft.model))
-        done, plan, state = 0, draft.plan, hashlib.sha256()
+        done, capped, plan, state = 0, 0, draft.plan, hashlib.sha256()
+        by_name: dict[str, npt.NDArray[np.float32]] = {}
+        bounded = False
         for stream in streams:
             ranges = [seen[name] for name in sorted(stream.names & sites) if name in seen]
-            factors = best_factors(stream, ranges, self.limit, self.headroom) if ranges else None
+            limits: Doubles | float = self.limit
+            if not draft.target.clamp_by_channel and ranges:
+                limits = np.minimum(limits, _below_clips(stream, seen, ranges, self.headroom))
+                capped += bool((limits < self.limit).any())
+            factors = best_factors(stream, ranges, limits, self.headroom) if ranges else None
             if factors is not None and factors.max() > 1.0 + 1e-6:
-                for consumer, bias in stream.scale(factors, model).items():
+                single = factors.astype(np.float32)  # so that a float32 product is what the bounds by channel are
+                factors = single.astype(np.float64)
+                by_name.update(dict.fromkeys(stream.names, single))
+                bounded |= bool(stream.clips) and draft.target.clamp_by_channel
+                for consumer, bias in stream.scale(factors, model, bounds=draft.target.clamp_by_channel).items():
                     plan = plan.reading(consumer, 2, bias)
                 state.update(repr(sorted(stream.names)).encode() + factors.tobytes())
                 done += 1
         if done == 0:
             return draft
         note = f"equalized {done} of {len(streams)} tensors and residual streams by channel"
-        return replace(draft, model=model, channels=seen, plan=plan, scaling=state.hexdigest()[:16]).noting(note)
+        if capped:
+            note += f", {capped} of them so far as a clamp of one bound allows: {draft.target.name} fuses no other"
+        before = Unscaled(model, draft.model, by_name) if bounded else None
+        scaling = state.hexdigest()[:16]
+        return replace(draft, model=model, channels=seen, plan=plan, scaling=scaling, unscaled=before).noting(note)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,10 +114,10 @@ class Stream:
             return False
         return bool(self.makers and self.readers) and not any(clip.name in floats for clip in self.clips)
 
-    def scale(self, s: Doubles, model: ir.Model) -> dict[str, str]:
+    def scale(self, s: Doubles, model: ir.Model, *, bounds: bool = True) -> dict[str, str]:
         """Multiply channel c of the values by s_c, in the makers' weights, and undo it in the readers'.
 
-        Returns the names of the makers' biases, by maker.
+        Returns the names of the makers' biases, by maker. Without `bounds` a Clip stays as it is.
         """
         biases: dict[str, str] = {}
         for node in self.makers:
@@ -115,7 +131,7 @@ class Stream:
             weight = _weights(node)
             shape = (-1, *[1] * (weight.ndim - 1)) if ops.is_depthwise(node) else (1, -1, *[1] * (weight.ndim - 2))
             put_constant(node, 1, (weight / s.reshape(shape)).astype(np.float32), model)
-        for node in self.clips:
+        for node in self.clips if bounds else ():
             _bound_by_channel(node, s, model)
         return biases
 
@@ -159,7 +175,8 @@ def _transparent(node: ir.Node) -> bool:
         shapes = [v.shape for v in node.inputs if v is not None]
         return len(ops.data_ports(node)) == 2 and shapes[0] == shapes[-1] and shapes[0] is not None
     if node.op_type == "Clip":
-        return clamp_bounds(node)[0] == 0.0
+        low, high = clamp_bounds(node)
+        return low == 0.0 and not np.isnan(high)
     return True
 
 
@@ -211,7 +228,22 @@ def _bound_by_channel(clip: ir.Node, s: Doubles, model: ir.Model) -> None:
     out.name, new.name = None, final
 
 
-def best_factors(stream: Stream, ranges: list[ChannelRange], limit: float, headroom: float) -> Doubles | None:
+def _below_clips(
+    stream: Stream, seen: Mapping[str, ChannelRange], ranges: list[ChannelRange], headroom: float
+) -> Doubles:
+    """The largest factors by which channels may be multiplied in front of clips that keep their bound."""
+    size = np.maximum.reduce([r.high for r in ranges])
+    found = np.full(size.shape, np.inf)
+    for clip in stream.clips:
+        behind = seen.get(clip.outputs[0].name or "")
+        reach = size if behind is None or len(behind.high) != len(size) else behind.high
+        with np.errstate(divide="ignore", invalid="ignore"):
+            most = clamp_bounds(clip)[1] / (headroom * np.maximum(reach, 0.0))
+        found = np.minimum(found, np.where(np.isnan(most), 1.0, most))
+    return np.maximum(found, 1.0)
+
+
+def best_factors(stream: Stream, ranges: list[ChannelRange], limit: Doubles | float, headroom: float) -> Doubles | None:
     """The factors of least expected error, as the module's text defines it; None for channels that do not fit."""
     low = np.minimum.reduce([r.low for r in ranges])
     high = np.maximum.reduce([r.high for r in ranges])

@@ -20,12 +20,13 @@ from halfeven.errors import BadCalibration
 from halfeven.graph import ops
 from halfeven.graph.patches import patches, vector_length
 from halfeven.graph.plan import DYNAMIC, Site
-from halfeven.run.ort import OrtExecutor
-from halfeven.run.samples import cores, flights, in_order
+from halfeven.memory import give_back
 from halfeven.stats.moments import Moments
 from halfeven.stats.observer import Doubles, Observers
+from halfeven.steps.watching import Run, Watching
 
 TOGETHER = 256
+TRIMMED = 32  # samples after which freed memory goes back: pieces between what lives on would add up over thousands
 MOMENT_BYTES = 1 << 28  # second moments of all layers together; the weights of further layers round to nearest
 Vectors: TypeAlias = dict[str, npt.NDArray[np.float32]]
 PER_WEIGHT = 2  # input vectors taken from a sample for each weight that multiplies one: short vectors need few
@@ -60,28 +61,30 @@ class Observe:
         moments = _Collector(layers, self.vectors)
         made = {v.name or "" for node in draft.model.graph for v in node.outputs}
         names = made.intersection([*missing, *map(_input, layers)])
-        at_once = flights(draft.shapes.get(name, ()) for name in names)
-        run = OrtExecutor(draft.model, tuple(sorted(names)), cores() // at_once)
-
-        def watch(item: tuple[int, tuple[str, Batch]]) -> tuple[str, Doubles, Vectors]:
-            number, (label, feeds) = item
-            values = {**feeds, **run(feeds, label)}
-            return label, observers.take(values), moments.vectors(values) if number < self.moments else {}
-
         samples = data if missing else islice(data, self.moments)
-        count = 0
-        for label, seen, vectors in in_order(watch, enumerate(samples), at_once):
+        watching = Watching.of(draft, names)
+
+        def watch(run: Run, item: tuple[int, tuple[str, Batch]]) -> tuple[str, Doubles, Vectors]:
+            number, (label, feeds) = item
+            values, lying = run(feeds, label)
+            return label, observers.take(values, lying), moments.vectors(values) if number < self.moments else {}
+
+        count, total = 0, length_hint(data) or None
+        for label, seen, vectors in watching(watch, samples, self.moments if layers else 0, total):
             _refuse_nan(seen, missing, label)
             observers.move(seen)
             moments.take(vectors)
             count += 1
-            progress("observe", count, length_hint(data) or None)
+            if count % TRIMMED == 0:
+                give_back(watching.bytes)
+            progress("observe", count, total)
         if count == 0:
             raise BadCalibration("There is no sample to calibrate with: the data are empty.")
         return replace(
             draft,
             stats={**draft.stats, **observers.observations()},
             moments={**draft.moments, **moments.found()},
+            unscaled=None,
         )
 
     def _layers(self, draft: Draft) -> list[ir.Node]:

@@ -1,0 +1,109 @@
+"""What calibration sees does not depend on how the values lay in memory, nor on which of two equal models ran."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from halfeven.draft import Draft, pipeline
+from halfeven.graph import ops
+from halfeven.run.blocked import blocked
+from halfeven.run.ort import OrtExecutor
+from halfeven.steps.equalize import Equalize
+from halfeven.steps.observe import Observe
+from halfeven.steps.watching import ENOUGH
+from halfeven.targets import TARGETS
+
+Build = Callable[..., ir.Model]
+Samples = Callable[..., list]
+Placed = Callable[..., Draft]
+
+NET = (
+    "g (float[1,3,9,7] x) => (float[1,5,9,7] y) <float[32,3,3,3] a, float[32] ab, float[32,1,3,3] d, float[32] db,"
+    " float[36,32,1,1] b, float[5,36,1,1] z, float zero = {0}, float six = {6}> {"
+    " h = Conv <pads = [1, 1, 1, 1]> (x, a, ab)  r = Clip(h, zero, six)"
+    " k = Conv <group = 32, pads = [1, 1, 1, 1]> (r, d, db)  s = Clip(k, zero, six)"
+    " t = Conv(s, b)  u = Relu(t)  y = Conv(u, z) }"
+)
+MANY = ENOUGH + 3
+
+
+def _network(build: Build) -> ir.Model:
+    spread = 2.0 ** np.linspace(3, -3, 32)
+    rng = np.random.default_rng(5)
+    a = rng.normal(size=(32, 3, 3, 3)) * spread.reshape(-1, 1, 1, 1)
+    return build(NET, a=a, ab=spread, b=rng.normal(size=(36, 32, 1, 1)) / spread.reshape(1, -1, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def data(build: Build, samples: Samples) -> list:
+    return samples(_network(build), MANY)
+
+
+@pytest.fixture(scope="module")
+def equalized(build: Build, placed: Placed, data: list) -> Draft:
+    draft = pipeline(Equalize())(placed(_network(build), TARGETS["integer"], data), data)
+    assert draft.unscaled is not None
+    assert any(node.op_type == "Min" for node in draft.model.graph)
+    return draft
+
+
+def _stream(data: list) -> Iterator:
+    """Samples of unknown number: each is watched in order."""
+    yield from data
+
+
+@pytest.mark.parametrize("moments", [0, 2])
+def test_many_samples_are_seen_as_they_lie_and_few_in_order_with_the_same_result(
+    equalized: Draft, data: list, moments: int
+) -> None:
+    step = Observe(elements=200, moments=moments)
+    many, few = pipeline(step)(equalized, data), pipeline(step)(equalized, _stream(data))
+    assert many.stats == few.stats
+    assert len(many.stats) >= 5
+    assert many.moments.keys() == few.moments.keys()
+    for name, found in many.moments.items():
+        np.testing.assert_array_equal(found.gram, few.moments[name].gram)
+    assert many.unscaled is None
+
+
+def test_the_model_as_it_was_shows_what_the_equalized_one_computes(equalized: Draft, data: list) -> None:
+    fast = pipeline(Observe())(equalized, data)
+    slow = pipeline(Observe())(replace(equalized, unscaled=None), data)
+    assert fast.stats.keys() == slow.stats.keys()
+    for name, seen in fast.stats.items():
+        mine, theirs = seen.histogram.extrema, slow.stats[name].histogram.extrema
+        np.testing.assert_allclose([mine.low, mine.high], [theirs.low, theirs.high], rtol=1e-5, err_msg=name)
+        assert mine.count == theirs.count
+    for name, found in fast.moments.items():
+        np.testing.assert_allclose(found.gram, slow.moments[name].gram, rtol=1e-4, atol=1e-2, err_msg=name)
+
+
+def test_a_bound_by_channel_is_seen_as_the_float32_that_stands_in_the_model(equalized: Draft, data: list) -> None:
+    clamp = next(node for node in equalized.model.graph if node.op_type == "Min")
+    bounds = ops.constant_of(clamp.inputs[1])
+    assert bounds is not None
+    loud = [(label, {"x": 1000 * feeds["x"]}) for label, feeds in data]
+    seen = pipeline(Observe())(equalized, loud).stats[clamp.outputs[0].name or ""]
+    assert seen.histogram.extrema.high == bounds.numpy().max()
+
+
+def test_a_model_changed_after_it_was_equalized_is_run_itself(equalized: Draft, data: list) -> None:
+    assert equalized.unscaled is not None
+    other = replace(equalized, model=equalized.unscaled.model)
+    plain = replace(other, unscaled=None)
+    assert pipeline(Observe())(other, data).stats == pipeline(Observe())(plain, data).stats
+
+
+def test_values_lie_in_blocks_of_channels_and_hold_the_same_bits(build: Build, data: list) -> None:
+    model, names = _network(build), ("r", "s", "u", "y")
+    run, feeds = blocked(model, names, 1), data[0][1]
+    ordered, found = OrtExecutor(model, names, 1)(feeds), run(feeds)
+    assert set(found) == set(names)
+    for name in names:
+        channels, (block, x) = ordered[name].shape[1], (run.blocks.get(name, 1), found[name])
+        x = x.reshape(channels // block, -1, block).swapaxes(1, 2).reshape(ordered[name].shape)
+        np.testing.assert_array_equal(x, ordered[name], err_msg=name)
+    assert not run.blocks.keys() & {"u", "y"}, "36 and 5 channels do not fill blocks of 8 or 16"
