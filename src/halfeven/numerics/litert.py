@@ -4,21 +4,36 @@ With sx, zx of the input, sy, zy of the output, float32 scales, and `rescale` on
 
     limits of a clamp     LiteRT   zy + half_away(f32(bound / sy));   XNNPACK  half_even(f32(f32(bound / sy) + zy))
     LeakyRelu             rescale(x - zx, M) + zy with M = f32(sx / sy) from zx on, f32(f32(sx alpha) / sy) below;
-                          LiteRT double_rounding, XNNPACK q8_8
+                          LiteRT double_rounding, XNNPACK q8_8; Micro double_rounding with both M in float64
+    Add in a block        of the optimized kernels: with t = 2 max(sa, sb), m and e of sa / t: high_multiply(da << (20 +
+                          e), m), where one operand is one number floor(high_multiply(da << 20, m) 2**e); likewise of
+                          b; their sum by t / (2**20 sy), double_rounding, of which the low 16 bits are kept
+    Mul in a block        of the optimized kernels: double_rounding, saturated to 16 bits
+        both              then the zero point is added in 16 bits, which wrap, and the limits of the clamp hold
+    Dequantize            optimized: blocks of 8 f32(f32(q sx) + f32(-zx sx)), on Arm64 fma(q, sx, f32(-zx sx)); the
+                          rest, and elsewhere, f32((q - zx) sx)
+    MatMul of two values  double_rounding with M = f64(f32(sa sb)) / f64(sy), Micro f64 throughout; XNNPACK only where
+                          zb is 0, as a layer. That M has FullyConnected with one scale in the optimized kernels too
+    Relu                  double_rounding with M = f32(sx / sy), Micro f64
     AveragePool           half_away(sum / count) of the codes themselves: both ends have one scale
     mean over axes        of n codes with the sum S of codes
         reference         m, r of double_rounding for sx / sy; h = min(floor(log2 n), 32, 31 - r);
                           the multiplier (m << h) / n, truncated, and the shift r + h, of S - n zx
         optimized         height and width of a picture alone: neon (the last C % 16 channels double_rounding) of S by
                           f32(sx / f32(n sy)), plus zy - trunc(f32(f32(zx sx) / sy) +- 1/2)
-        xnnpack           half_even(f32(f32(S - n zx) * f32(f32(sx / sy) * f32(1 / n))))
+        xnnpack           half_even(f32(f32(f32(S) m) + f32(zy - f32(f32(n zx) m)))), m = f32(f32(sx / sy) f32(1 / n));
+                          on Arm64 half_even(fma(S, m, fma(-n zx, m, zy)))
     Sigmoid, Tanh         256 codes: v = f(f32(sx (q - zx))) in float32;  LiteRT half_away(f32(v f32(1 / sy))) + zy,
                           XNNPACK half_even(f32(v f32(1 / sy))) + zy
-    Softmax               optimized, xnnpack: e[d] = f32(exp(f32(-sx d))), d = (largest code) - code; E their float32
-                          sum in order; half_away(f32(e f32(1 / f32(E sy)))) + zy;  reference: `gemmlowp_softmax`
+    Softmax on Arm64      optimized, xnnpack: e[d] = min(trunc(f32(f32(exp(f32(-sx d))) 65535) + 1/2), 65535), S their
+                          sum; M = f32(1 / f32(f32(S) sy)); rescale(e, M) + zy: blocks of 16 neon, the rest
+                          double_rounding
+    Softmax elsewhere     optimized, xnnpack: e[d] = f32(exp(f32(-sx d))), d = (largest code) - code; E their float32
+                          sum in order; half_away(f32(e f32(1 / f32(E sy)))) + zy;  reference: `gemmlowp`
 
 Sources: LiteRT tflite/kernels/activations.cc, reduce.cc, kernel_util.cc, internal/reference/integer_ops/*.h,
-internal/optimized/integer_ops/mean.h; XNNPACK src/reference/unary-elementwise.cc, src/operators/reduce-nd.c.
+internal/optimized/integer_ops/add.h, mul.h, mean.h; XNNPACK src/reference/unary-elementwise.cc,
+src/operators/reduce-nd.c; TensorFlow Lite Micro kernels/leaky_relu_common.cc.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,16 +42,17 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from halfeven.errors import BadOption
 from halfeven.numerics.elementwise import Affine, Output
+from halfeven.numerics.fused import fma
 from halfeven.numerics.integer_ops import AnyCodes
-from halfeven.numerics.multiplier import litert_multiplier
+from halfeven.numerics.multiplier import Multiplier, float_multiplier, litert_multiplier, real_multiplier
 from halfeven.numerics.requant import Codes, Requant, requantize
 from halfeven.numerics.rounding import Rounding
-from halfeven.numerics.shifts import Integers, high_multiply, rounding_shift, shift_left
+from halfeven.numerics.shifts import Integers, high_multiply, rounding_shift, shift_left, wrap
 
 Floats = npt.NDArray[np.float32]
 BLOCK = 16
+SUM_BITS = 20
 
 
 class Kernels(StrEnum):
@@ -58,13 +74,25 @@ def clamped(out: Output, bounds: tuple[float, float], kernels: Kernels) -> Outpu
     return Output(out.affine, low, high)
 
 
-def leaky_relu(x: AnyCodes, alpha: float, given: Affine, out: Output, flavour: Requant) -> Codes:
-    """Codes of LeakyRelu; int32."""
-    sx, sy = np.float32(given.scale), np.float32(out.affine.scale)
+def product_multiplier(a: npt.ArrayLike, b: npt.ArrayLike, out: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """M of BATCH_MATMUL and of FULLY_CONNECTED: the product in float32, the quotient in float64.
+
+    With several scales in `b` all is in float64, as elsewhere.
+    """
+    if np.size(b) > 1:
+        return real_multiplier(a, b, out)
+    product = np.asarray(a, np.float32) * np.asarray(b, np.float32)
+    return np.asarray(product.astype(np.float64) / np.asarray(out, np.float64), np.float64)
+
+
+def leaky_relu(x: AnyCodes, alpha: float, given: Affine, out: Output, flavour: Requant, wide: bool = False) -> Codes:
+    """Codes of LeakyRelu; int32. `wide`: multipliers are float64, as in Micro."""
+    real = np.float64 if wide else np.float32
+    sx, sy = real(np.float32(given.scale)), real(np.float32(out.affine.scale))
     offsets = x.astype(np.int64) - given.zero_point
     ways = [
         requantize(offsets, m, out.affine.zero_point, out.low, out.high, flavour)
-        for m in (sx / sy, sx * np.float32(alpha) / sy)
+        for m in (sx / sy, sx * real(np.float32(alpha)) / sy)
     ]
     return np.where(offsets >= 0, *ways)
 
@@ -76,8 +104,10 @@ def average(sums: Integers, counts: npt.ArrayLike, out: Output) -> Codes:
     return np.asarray(np.clip(away, out.low, out.high), np.int32)
 
 
-def mean(sums: Integers, count: int, given: Affine, out: Output, kernels: Kernels) -> Codes:
+def mean(sums: Integers, count: int, given: Affine, out: Output, kernels: Kernels, fused: bool = False) -> Codes:
     """Codes of means over `count` codes, from their sums; int32. `OPTIMIZED` wants the channels last.
+
+    `fused`: XNNPACK as compiled for Arm64, where a product and a sum round once.
 
     Raises:
         BadOption: the ratio of the scales is none the kernel can hold.
@@ -85,8 +115,12 @@ def mean(sums: Integers, count: int, given: Affine, out: Output, kernels: Kernel
     sx, sy, n = np.float32(given.scale), np.float32(out.affine.scale), np.float32(count)
     offsets = sums - count * given.zero_point
     if kernels is Kernels.XNNPACK:
-        m = np.float32(sx / np.float32(n * sy))
-        return requantize(offsets, m, out.affine.zero_point, out.low, out.high, Requant.FLOAT32_INSIDE)
+        m = np.float32(sx / sy) * np.float32(np.float32(1) / n)
+        zero, shift = np.float32(out.affine.zero_point), np.float32(count * given.zero_point)
+        bias = fma(-shift, m, zero) if fused else zero - shift * m
+        wide = sums.astype(np.float32)
+        total = fma(wide, m, bias) if fused else wide * m + bias
+        return np.clip(np.rint(total), out.low, out.high).astype(np.int32)
     if kernels is Kernels.OPTIMIZED:
         shifted = np.float32(np.float32(given.zero_point) * sx) / sy
         moved = out.affine.zero_point - int(np.trunc(shifted + np.copysign(np.float32(0.5), shifted)))
@@ -102,17 +136,64 @@ def mean(sums: Integers, count: int, given: Affine, out: Output, kernels: Kernel
     return np.clip(scaled + out.affine.zero_point, out.low, out.high).astype(np.int32)
 
 
+def dequantize(codes: AnyCodes, given: Affine, fused: bool) -> Floats:
+    """Real numbers of int8 codes in the optimized kernels, in the order of the file. `fused`: as compiled for Arm64."""
+    scale, cut = np.float32(given.scale), codes.size // 8 * 8
+    shift = np.float32(-given.zero_point * np.float64(scale))
+    flat = codes.ravel().astype(np.float32)
+    body = fma(flat[:cut], scale, shift) if fused else flat[:cut] * scale + shift
+    rest = (flat[cut:] - np.float32(given.zero_point)) * scale
+    return np.concatenate([body, rest]).reshape(codes.shape).astype(np.float32)
+
+
+def add_in_block(a: AnyCodes, b: AnyCodes, in_a: Affine, in_b: Affine, out: Output) -> Codes:
+    """Codes of the sum of `a` and `b` in a block of the optimized kernels; int32."""
+    return _block_sum(a, b, in_a, in_b, out, _shifted_first)
+
+
 def add_floored(a: AnyCodes, b: AnyCodes, in_a: Affine, in_b: Affine, out: Output) -> Codes:
-    """Codes of the sum of `a` and `b` in the optimized kernels; int32."""
+    """Codes of the sum of `a` and `b`, of which one is one number, in a block of the optimized kernels; int32."""
+    return _block_sum(a, b, in_a, in_b, out, _floored)
+
+
+def multiply_in_block(a: AnyCodes, b: AnyCodes, in_a: Affine, in_b: Affine, out: Output) -> Codes:
+    """Codes of the product of `a` and `b` in a block of the optimized kernels; int32."""
+    product = (a.astype(np.int64) - in_a.zero_point) * (b.astype(np.int64) - in_b.zero_point)
+    m = float_multiplier(in_a.scale, in_b.scale, out.affine.scale)
+    return _in_16_bits(requantize(product, m, 0, -(1 << 15), (1 << 15) - 1, Requant.DOUBLE_ROUNDING), out)
+
+
+def _shifted_first(offsets: Integers, by: Multiplier) -> Integers:
+    left = SUM_BITS + 31 - int(by.shift)
+    return high_multiply(shift_left(offsets, left) if left >= 0 else offsets >> -left, by.mantissa)
+
+
+def _floored(offsets: Integers, by: Multiplier) -> Integers:
+    return rounding_shift(high_multiply(offsets << SUM_BITS, by.mantissa), by.shift - 31, Rounding.FLOOR)
+
+
+def _block_sum(
+    a: AnyCodes,
+    b: AnyCodes,
+    in_a: Affine,
+    in_b: Affine,
+    out: Output,
+    scaled: Callable[[Integers, Multiplier], Integers],
+) -> Codes:
     sa, sb, sc = (np.float64(np.float32(given.scale)) for given in (in_a, in_b, out.affine))
     largest = 2 * max(sa, sb)
     total = np.zeros((), np.int64)
     for codes, given, scale in ((a, in_a, sa), (b, in_b, sb)):
-        by = litert_multiplier(scale / largest)
-        product = high_multiply((codes.astype(np.int64) - given.zero_point) << 20, by.mantissa)
-        total = np.asarray(total + rounding_shift(product, by.shift - 31, Rounding.FLOOR), np.int64)
-    m = largest / (2.0**20 * sc)
-    return requantize(total, m, out.affine.zero_point, out.low, out.high, Requant.DOUBLE_ROUNDING)
+        part = scaled(codes.astype(np.int64) - given.zero_point, litert_multiplier(scale / largest))
+        total = np.asarray(total + part, np.int64)
+    m = largest / (2.0**SUM_BITS * sc)
+    rescaled = requantize(total, m, 0, -(1 << 31), (1 << 31) - 1, Requant.DOUBLE_ROUNDING)
+    return _in_16_bits(wrap(rescaled.astype(np.int64), 16), out)
+
+
+def _in_16_bits(scaled: npt.NDArray[np.integer], out: Output) -> Codes:
+    total = wrap(scaled.astype(np.int64) + out.affine.zero_point, 16)
+    return np.clip(total, out.low, out.high).astype(np.int32)
 
 
 def _sigmoid(x: Floats) -> Floats:
@@ -155,77 +236,15 @@ def softmax(x: AnyCodes, given: Affine, out: Output) -> Codes:
     return np.clip(Rounding.HALF_AWAY(scaled) + out.affine.zero_point, out.low, out.high).astype(np.int32)
 
 
-# --------------------------------------------------------------------- softmax in fixed point, by gemmlowp's functions
-
-_EXPONENTIALS = (
-    (-2, 1672461947),
-    (-1, 1302514674),
-    (0, 790015084),
-    (1, 290630308),
-    (2, 39332535),
-    (3, 720401),
-    (4, 242),
-)
-"""e^(-2**k) of 31 fractional bits."""
-_INPUT_BITS, _SUM_BITS = 26, 19  # fractional bits of a difference (Q5.26) and of the sum of exponentials (Q12.19)
-
-
-def _multiplied(a: Integers, b: Integers | int) -> Integers:
-    return high_multiply(np.asarray(a, np.int64), np.asarray(b, np.int64))
-
-
-def _fixed_exponential(x: Integers) -> Integers:
-    """e^x of 31 fractional bits, for x <= 0 of `_INPUT_BITS`: a polynomial around -1/8, then factors by bits of x."""
-    quarter = 1 << (_INPUT_BITS - 2)
-    rest = (x & (quarter - 1)) - quarter
-    near = (rest << (31 - _INPUT_BITS)) + (1 << 28)
-    square = _multiplied(near, near)
-    fourth = _multiplied(square, square)
-    third = _multiplied(square, near)
-    term = rounding_shift(_multiplied(rounding_shift(fourth, 2, Rounding.HALF_AWAY) + third, 715827883) + square, 1,
-                          Rounding.HALF_AWAY)  # fmt: skip
-    found = 1895147668 + _multiplied(near + term, 1895147668)
-    for power, factor in _EXPONENTIALS:
-        found = np.where((rest - x) & (1 << (_INPUT_BITS + power)), _multiplied(found, factor), found)
-    return np.where(x == 0, (1 << 31) - 1, found)
-
-
-def _reciprocal(x: Integers) -> Integers:
-    """1 / (1 + x) of 31 fractional bits, for 0 <= x < 1 of 31: three steps of Newton's from 48/17 - 32/17 d."""
-    half = _half_sum(x, (1 << 31) - 1)
-    found = 1515870810 + _multiplied(half, -1010580540)
-    for _ in range(3):
-        missing = (1 << 29) - _multiplied(half, found)
-        found = found + np.clip(_multiplied(found, missing) << 2, -(1 << 31), (1 << 31) - 1)
-    return np.asarray(np.clip(found << 1, -(1 << 31), (1 << 31) - 1), np.int64)
-
-
-def _half_sum(a: Integers, b: int) -> Integers:
-    """(a + b) / 2, half_away."""
-    return rounding_shift(a + b, 1, Rounding.HALF_AWAY)
-
-
-def gemmlowp_softmax(x: AnyCodes, given: Affine, out: Output) -> Codes:
-    """Codes of the softmax of int8 `x` along its last axis, in fixed point; int32. The output's scale is 1/256.
-
-    m, l = multiplier of min(sx 2**26, 2**31 - 1); differences of codes below -floor(31 2**26 / 2**l) count nothing.
-
-    Raises:
-        BadOption: the sum of exponentials reaches 512, where the runtime ends its process.
-    """
-    by = litert_multiplier(min(np.float64(np.float32(given.scale)) * (1 << _INPUT_BITS), 2.0**31 - 1))
-    left = 31 - int(by.shift)
-    least = -int(np.floor(31.0 * (1 << _INPUT_BITS) / (1 << left)))
+def softmax_16(x: AnyCodes, given: Affine, out: Output) -> Codes:
+    """Codes of the softmax of int8 `x` along its last axis by exponentials of 16 bits; int32."""
     wide = x.astype(np.int64)
-    difference = wide - wide.max(-1, keepdims=True)
-    counted = difference >= least
-    kept = np.where(counted, difference, 0)
-    e = _fixed_exponential(high_multiply(kept << left, np.asarray(by.mantissa, np.int64)))
-    parts = rounding_shift(e, 31 - _SUM_BITS, Rounding.HALF_AWAY)
-    total = np.where(counted, parts, 0).sum(-1, keepdims=True)
-    if (total >> 28).any():
-        raise BadOption(f"Softmax over {x.shape[-1]} codes: LiteRT's reference kernel fails on a sum of 512 and more.")
-    leading = 32 - np.vectorize(int.bit_length, otypes=[np.int64])(total.astype(object))
-    scale = _reciprocal((total << leading) - (1 << 31))
-    codes = rounding_shift(_multiplied(scale, e), 12 - leading + 31 - 8, Rounding.HALF_AWAY) + out.low
-    return np.where(counted, np.clip(codes, out.low, out.high), out.low).astype(np.int32)
+    steps = np.float32(given.scale) * np.arange(0, -256, -1).astype(np.float32)
+    scaled = np.exp(steps.astype(np.float64)).astype(np.float32) * np.float32(65535)
+    exponentials = np.minimum(scaled.astype(np.float64) + 0.5, 65535).astype(np.int64)
+    e = exponentials[wide.max(-1, keepdims=True) - wide]
+    m = np.float32(1) / (e.sum(-1, keepdims=True).astype(np.float32) * np.float32(out.affine.scale))
+    cut = e.shape[-1] // BLOCK * BLOCK
+    parts = ((e[..., :cut], Requant.NEON), (e[..., cut:], Requant.DOUBLE_ROUNDING))
+    codes = [requantize(part, m, out.affine.zero_point, out.low, out.high, way) for part, way in parts]
+    return np.concatenate(codes, -1)

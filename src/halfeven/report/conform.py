@@ -4,140 +4,53 @@
     onnxruntime                      the model                the machine of this processor    every quantized tensor
     litert, litert@reference,        a .tflite file of it     the machine of that name, on     every quantized tensor
     litert@optimized-x86                                      the file read back
-    openvino, ncnn                   files of it              ONNX Runtime's machine           outputs
+    tflite-micro                     a .tflite file of it     the machine of that name         outputs
+    c                                C code of it, compiled   the machine `integer`            every quantized tensor
+    openvino                         IR of it                 the machine `openvino@cpu`       quantized tensors, but
+                                                                                               for what sums read
+    ncnn                             .param and .bin of it    ncnn's machine here              every quantized tensor
+
+A draft is written for each runtime as it is, as `export` does, if its codes are those that the runtime takes.
 
 `Beside.tensors` counts the codes that differ, tensor by tensor in the order of computation, `first` is the first of
-them. `refused` says why a runtime cannot
-run it. `Beside.effect` says what the runtime gives beside what ONNX Runtime's machine gives: whether it matters.
+them. `refused` says why a runtime cannot run it. `Beside.effect` says what the runtime gives beside what ONNX Runtime's
+machine gives: whether it matters.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from halfeven.draft import Batch, Progress, no_progress, pipeline
+from halfeven.draft import Batch, Draft, Progress, no_progress
 from halfeven.errors import BadOption, UnsupportedByTarget, UnsupportedModel
-from halfeven.exporters.formats import FORMATS, exporter_named, target_of
+from halfeven.exporters.formats import FORMATS, exporter_named
+from halfeven.exporters.onnx import to_qdq
 from halfeven.graph.lower import lower
 from halfeven.graph.model import load
 from halfeven.graph.names import name_everything
 from halfeven.graph.network import Network
 from halfeven.importers.litert.reader import load_tflite
-from halfeven.importers.qdq import draft_of
-from halfeven.importers.shifting import as_target_takes
-from halfeven.report.simulate import Divergence
+from halfeven.report.beside import Beside, Codes, Labels
+from halfeven.report.conform_c import beside_c
+from halfeven.report.conform_files import beside_ncnn, beside_openvino
+from halfeven.report.conform_micro import MICRO, beside_micro
+from halfeven.report.sides import fitting
 from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import machine_named, this_machine
 from halfeven.run.litert import LitertExecutor, open_litert
 from halfeven.run.ort import OrtExecutor
-from halfeven.run.runtimes import alike, open_file
-from halfeven.stats.distance import Fidelity
-from halfeven.steps.trace import Trace
-from halfeven.targets import target_named
+from halfeven.run.runtimes import open_file
 
-Codes = npt.NDArray[np.integer]
-Labels = Mapping[str, frozenset[int]]
 LITERT = {"litert@xnnpack": "xnnpack", "litert@optimized-x86": "optimized", "litert@reference": "reference"}
 ALIASES = {"litert": "litert@xnnpack"}
-FILES = {"litert": "tflite", "openvino": "openvino-ir", "ncnn": "ncnn"}
-RUNTIMES = ("onnxruntime", "litert", *LITERT, "openvino", "ncnn")
-
-
-@dataclass(frozen=True)
-class Place:
-    """One code that differs: of which tensor and layer, at which index of which sample, and both integers."""
-
-    tensor: str
-    layer: str
-    sample: str
-    index: tuple[int, ...]
-    simulated: int
-    found: int
-
-
-@dataclass
-class Effect:
-    """Outputs of a runtime beside those of ONNX Runtime's machine; `hits` counts labelled samples, of both."""
-
-    fidelity: Fidelity | None = None
-    rows: int = 0
-    equal: int = 0
-    labelled: int = 0
-    hits: tuple[int, int] = (0, 0)
-
-    def add(self, reference: Batch, other: Batch, truth: frozenset[int] | None) -> None:
-        """Count the outputs of one sample; of the first output the best class, where it is one of scores."""
-        for place, (name, array) in enumerate(reference.items()):
-            x, y = np.asarray(array), alike(np.asarray(array), np.asarray(other[name]))
-            if x.dtype.kind != "f" or x.shape != y.shape:
-                continue
-            one = Fidelity.of(x, y)
-            self.fidelity = one if self.fidelity is None else self.fidelity.merge(one)
-            if place == 0 and x.ndim in (2, 3) and x.shape[-1] > 1:
-                best = [a.argmax(-1).ravel() for a in (x, y)]
-                self.rows += best[0].size
-                self.equal += int((best[0] == best[1]).sum())
-                if truth is not None and best[0].size == 1:
-                    self.labelled += 1
-                    self.hits = (self.hits[0] + (int(best[0][0]) in truth), self.hits[1] + (int(best[1][0]) in truth))
-
-
-@dataclass
-class Beside:
-    """A runtime beside a machine. `inner`: inner tensors were compared, not outputs alone."""
-
-    runtime: str
-    profile: str
-    evidence: str
-    inner: bool
-    tensors: dict[str, Divergence] = field(default_factory=dict)
-    first: Place | None = None
-    effect: Effect = field(default_factory=Effect)
-    notes: tuple[str, ...] = ()
-    refused: str = ""
-
-    @property
-    def differing(self) -> int:
-        """Codes that differ."""
-        return sum(d.differing for d in self.tensors.values())
-
-    @property
-    def compared(self) -> int:
-        """Codes compared."""
-        return sum(d.compared for d in self.tensors.values())
-
-    @property
-    def sentence(self) -> str:
-        """What was found, in one."""
-        if self.refused:
-            return f"{self.runtime} cannot run it: {self.refused}"
-        if not self.tensors:
-            return f"{self.runtime} shows no integers; its outputs are judged."
-        if self.first is None:
-            return f"{self.runtime} computes the integers of {self.profile}: none of {self.compared:,} differs."
-        share, step = self.differing / max(self.compared, 1), max(d.step for d in self.tensors.values())
-        return (
-            f"{self.runtime} parts from {self.profile} first at '{self.first.layer}': code {self.first.found} for "
-            f"{self.first.simulated} at {list(self.first.index)}; {share:.2%} of all codes differ, by {step} at most."
-        )
-
-    def add(self, name: str, layer: str, sample: str, ours: Codes, theirs: Codes) -> None:
-        """Count a tensor of one sample."""
-        gap = np.abs(ours.astype(np.int64) - theirs.astype(np.int64))
-        seen = self.tensors.setdefault(name, Divergence(name, layer))
-        seen.compared += gap.size
-        seen.differing += int((gap > 0).sum())
-        seen.step = max(seen.step, int(gap.max(initial=0)))
-        if self.first is None and gap.any():
-            at = tuple(int(i) for i in np.argwhere(gap)[0])
-            self.first = Place(name, layer, sample, at, int(ours[at]), int(theirs[at]))
+FILES = {"litert": "tflite", MICRO: "tflite", "openvino": "openvino-ir", "ncnn": "ncnn", "c": "c"}
+RUNTIMES = ("onnxruntime", "litert", *LITERT, MICRO, "c", "openvino", "ncnn")
 
 
 @dataclass(frozen=True)
@@ -149,7 +62,7 @@ class Conformity:
 
 
 def conform(
-    model: ir.Model | str | Path,
+    model: ir.Model | str | Path | Draft,
     data: Sequence[tuple[str, Batch]],
     runtimes: Sequence[str] = ("onnxruntime", "litert"),
     *,
@@ -157,7 +70,9 @@ def conform(
     threads: int = 0,
     progress: Progress = no_progress,
 ) -> Conformity:
-    """Run a quantized `model` (ONNX with QuantizeLinear and DequantizeLinear) on `data` in runtimes and simulators.
+    """Run a quantized `model` on `data` in runtimes and simulators.
+
+    `model` is ONNX with QuantizeLinear and DequantizeLinear, or a calibrated draft.
 
     Raises:
         BadOption: there is no such runtime, or its package is not installed.
@@ -166,7 +81,8 @@ def conform(
     for name in runtimes:
         if name not in RUNTIMES:
             raise BadOption(f"There is no runtime {name!r} to conform with. Choose from: {', '.join(RUNTIMES)}.")
-    held = load(str(model) if isinstance(model, Path) else model).clone()
+    draft = model if isinstance(model, Draft) else None
+    held = to_qdq(model) if isinstance(model, Draft) else load(str(model) if isinstance(model, Path) else model).clone()
     name_everything(held)
     machine = IntegerExecutor(lower(held), this_machine(), threads)
     known = [machine(feeds) for _, feeds in data]
@@ -175,7 +91,8 @@ def conform(
         progress("conform", done, len(runtimes))
         own = name == "onnxruntime"
         try:
-            ways = _onnxruntime(held, machine, data) if own else _other(held, machine, data, ALIASES.get(name, name))
+            full = ALIASES.get(name, name)
+            ways = _onnxruntime(held, machine, data) if own else _other(held, draft, machine, data, full)
         except (BadOption, UnsupportedByTarget, UnsupportedModel) as error:  # not installed, or not for this model
             found.append(Beside(name, "", "", inner=False, refused=str(error)))
             continue
@@ -209,30 +126,27 @@ def _layer(network: Network, name: str) -> str:
 
 
 def _other(
-    model: ir.Model, machine: IntegerExecutor, data: Sequence[tuple[str, Batch]], name: str
+    model: ir.Model, draft: Draft | None, machine: IntegerExecutor, data: Sequence[tuple[str, Batch]], name: str
 ) -> tuple[Beside, list[Batch]]:
     """A runtime that reads a file of its own."""
     format = FILES[name.partition("@")[0]]
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder) / f"model{FORMATS[format].suffix}"
-        notes = write_for(model, data, format, path)
-        if format == "tflite":
+        fits = fitting(model, draft, data, format)
+        notes = tuple(exporter_named(format)(fits, path))
+        if format == "c":
+            beside, outputs = beside_c(path, fits, data, machine.threads)
+        elif name == MICRO:
+            beside, outputs = beside_micro(path, model, data, machine.threads)
+        elif format == "tflite":
             beside, outputs = _litert(path, model, data, name, machine.threads)
+        elif format == "ncnn":
+            beside, outputs = beside_ncnn(path, fits, model, data, machine.threads)
         else:
-            held = machine.machine
-            beside = Beside(name, held.name, f"outputs alone are compared; {name} shows no inner codes", inner=False)
-            run = open_file(path, model)
-            outputs = [run(feeds, label) for label, feeds in data]
+            beside, outputs, more = beside_openvino(path, fits, model, data, machine.threads)
+            notes += more
     beside.notes = notes
     return beside, outputs
-
-
-def write_for(model: ir.Model, data: Sequence[tuple[str, Batch]], format: str, path: Path) -> tuple[str, ...]:
-    """Write a quantized model as a file of another format, with the shapes of the first sample; what is to be said."""
-    draft = draft_of(model.clone(), target_named(target_of(format)))
-    plan, _ = as_target_takes(draft.plan, draft.target)
-    draft = pipeline(Trace())(replace(draft, plan=plan), data[:1])
-    return tuple(exporter_named(format)(draft, path))
 
 
 def _litert(

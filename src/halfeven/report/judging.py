@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from halfeven.draft import Batch
-from halfeven.report.conform import Effect, Labels
+from halfeven.report.beside import Effect, Labels
 from halfeven.report.simulate import Divergence, Simulation, simulate
 from halfeven.wording import counted
 

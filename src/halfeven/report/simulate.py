@@ -7,24 +7,16 @@ products can leave 16 bits on x86 without VNNI, by exact bounds over the input's
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from os import PathLike
 
 import numpy as np
-import onnx_ir as ir
 
 from halfeven.draft import Batch, Samples
-from halfeven.graph.lower import lower
-from halfeven.graph.model import load
-from halfeven.graph.names import name_everything
 from halfeven.graph.network import Network, Op
 from halfeven.numerics.grid import INT8, INT8_NARROW, UINT8
 from halfeven.numerics.overflow import pair_ranges
-from halfeven.run.integer.executor import IntegerExecutor
+from halfeven.report.sides import Side, Source, in_order, pairs, sides
 from halfeven.run.integer.machine import constant_codes
-from halfeven.run.integer.machines import machine_named
 from halfeven.wording import counted
-
-Source = str | PathLike[str] | ir.Model
 
 
 @dataclass
@@ -75,32 +67,43 @@ class Simulation:
 
 
 def simulate(model: Source, data: Samples, profile: str, against: str = "", threads: int = 0) -> Simulation:
-    """Run a quantized `model` (QDQ or ONNX's operators on codes) on `data`, pairs of a label and a feed.
+    """Run a quantized `model` on `data`, pairs of a label and a feed, as `profile` does.
+
+    `model` is ONNX with QuantizeLinear and DequantizeLinear or with ONNX's operators on codes, or a .tflite file. A
+    machine of LiteRT or TFLite Micro runs what a .tflite file of the model holds (`sides`).
 
     Raises:
-        BadOption: there is no such profile.
+        BadOption: there is no such profile, or what writes a .tflite file is not installed.
         UnsupportedModel: the model cannot be read.
+        UnsupportedByTarget: the model cannot be written as a .tflite file.
     """
-    machine = machine_named(profile)
-    held = load(str(model) if isinstance(model, PathLike) else model).clone()
-    name_everything(held)
-    network = lower(held)
-    runs = [IntegerExecutor(network, machine, threads)]
-    if against:
-        runs.append(IntegerExecutor(network, machine_named(against), threads))
-    made = [(t.name, op.name) for op in network.ops for t in op.outputs if t.coded and t.name]
-    watch = [name for name, _ in made] if against else []
-    found = Simulation(profile, against, machine.evidence, saturating=saturating_layers(network))
-    found.tensors = {name: Divergence(name, layer) for name, layer in made} if against else {}
-    for _, feeds in data:
-        values = [run(feeds, watch) for run in runs]
-        found.outputs.append({t.name: values[0][t.name] for t in network.outputs})
-        for name, seen in found.tensors.items():
-            gap = np.abs(values[0][name].astype(np.int64) - values[1][name].astype(np.int64))
-            seen.compared += gap.size
-            seen.differing += int((gap > 0).sum())
-            seen.step = max(seen.step, int(gap.max(initial=0)))
+    samples = list(data)
+    held = sides(model, [profile, *([against] if against else [])], samples[:1], threads)
+    own = held[0]
+    found = Simulation(profile, against, own.executor.machine.evidence, saturating=saturating_layers(own.network))
+    common = pairs(own, held[1]) if against else {}
+    for name in common:
+        maker = own.network.maker(name)
+        found.tensors[name] = Divergence(name, name if maker is None else maker.name)
+    for _, feeds in samples:
+        outputs, ours = own(feeds, list(common))
+        found.outputs.append(outputs)
+        if against:
+            _compare(found, held, common, ours, held[1](feeds, list(common.values()))[1])
     return found
+
+
+def _compare(found: Simulation, held: list[Side], common: Mapping[str, str], ours: Batch, theirs: Batch) -> None:
+    """Count what differs in one sample."""
+    for name, other in common.items():
+        mine = held[0].offsets(name, ours[name])
+        seen, turned = found.tensors[name], in_order(mine, held[1].offsets(other, theirs[other]))
+        if turned is None:
+            continue
+        gap = np.abs(mine - turned)
+        seen.compared += gap.size
+        seen.differing += int((gap > 0).sum())
+        seen.step = max(seen.step, int(gap.max(initial=0)))
 
 
 def saturating_layers(network: Network) -> dict[str, int]:

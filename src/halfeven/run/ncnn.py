@@ -9,8 +9,9 @@ have one, their first, and are run sample by sample; outputs are stacked along i
     threads     num_threads
 
 `int8_layers` is the proof of what ran on codes: it runs the network and looks at the blob that each layer with weights
-was given. A layer whose input lies in memory as int8 has no float kernel that could read it. Source: ncnn 20261020,
-python/src/main.cpp; Mat.elembits, Extractor.extract of type 1 (the blob as it is stored).
+was given. A layer whose input lies in memory as int8 has no float kernel that could read it. `codes` reads the int8
+blobs themselves. Source: ncnn 20261020, python/src/main.cpp; Mat.elembits,
+Extractor.extract of type 1 (the blob as it is stored).
 """
 
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ MISSING = "ncnn is not installed: pip install 'halfeven[ncnn]'."
 MAGIC = b"7767517"
 HALVES = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_packed", "use_bf16_storage")
 WEIGHTED = ("Convolution", "InnerProduct", "Deconvolution", "Gemm", "LSTM", "GRU", "RNN", "MultiHeadAttention")
+CODED = ("Quantize", "Convolution", "ConvolutionDepthWise")  # what can give int8 blobs
+INT8_BITS = 8
 RAW = 1  # of Extractor.extract: as it is stored
 
 
@@ -70,6 +73,30 @@ class NcnnExecutor:
         rows = [self._one({name: feeds[name][i] for name in self.inputs}, label) for i in range(count)]
         return {name: np.stack([row[name] for row in rows]) for name in self.outputs}
 
+    def codes(self, feeds: Batch, label: str = "") -> Batch:
+        """The codes in every blob of int8, by the name of the layer that made it.
+
+        Raises:
+            BadCalibration: as for a call.
+        """
+        count = _count(self, feeds, label)
+        rows = [self._coded({name: feeds[name][i] for name in self.inputs}) for i in range(count)]
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def _coded(self, feeds: Batch) -> Batch:
+        extractor, held = _fed(self.net, feeds)
+        blobs = self.net.blobs()
+        found: Batch = {}
+        for layer in self.net.layers():
+            if layer.type not in CODED:
+                continue
+            name = blobs[layer.tops[0]].name
+            failed, blob = extractor.extract(name, RAW)
+            if not failed and blob.elembits() == INT8_BITS:
+                found[layer.name] = np.array(extractor.extract(name)[1]).astype(np.int8)  # unpacked, as real numbers
+        del held
+        return found
+
     def _one(self, feeds: Batch, label: str) -> Batch:
         extractor, held = _fed(self.net, feeds)
         found = {}
@@ -93,7 +120,7 @@ class Ran:
     @property
     def integer(self) -> bool:
         """Whether it ran on codes."""
-        return self.bits == 8
+        return self.bits == INT8_BITS
 
 
 def open_ncnn(path: str | Path, *, int8: bool = True, winograd: bool = True, threads: int = 1) -> NcnnExecutor:

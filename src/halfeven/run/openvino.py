@@ -7,6 +7,7 @@ without VNNI, its products of uint8 and int8 are summed with saturation (ONEDNN_
 Source: OpenVINO 2026.4, CompiledModel.get_runtime_model.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -25,10 +26,15 @@ UNCOUNTED = frozenset({"Input", "Output", "Reorder", "Result", "Parameter"})
 
 @dataclass(frozen=True)
 class OpenvinoExecutor:
-    """Runs a file; call it with feeds by name, get a batch of its outputs. `threads` 0 lets the runtime choose."""
+    """Runs a file; call it with feeds by name, get a batch of its outputs. `threads` 0 lets the runtime choose.
+
+    `watch`: names of inner tensors that are made outputs too. Of the codes of layers that changes nothing but an output
+    more, except where a sum would become part of the layer: `halfeven.run.integer.openvino.hidden` names those.
+    """
 
     path: Path
     threads: int = 0
+    watch: tuple[str, ...] = ()
     _open: list[Any] = field(default_factory=list, repr=False, compare=False)
     _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
 
@@ -90,14 +96,14 @@ class Executed:
         return self.kind in LAYERS
 
 
-def open_openvino(path: str | Path, *, threads: int = 0) -> OpenvinoExecutor:
+def open_openvino(path: str | Path, *, threads: int = 0, watch: Sequence[str] = ()) -> OpenvinoExecutor:
     """An executor of an .onnx or .xml file.
 
     Raises:
-        BadOption: OpenVINO is not installed, or there is no such file.
+        BadOption: OpenVINO is not installed, there is no such file, or nothing of a name to watch in it.
         UnsupportedModel: OpenVINO cannot load it.
     """
-    run = OpenvinoExecutor(Path(path), threads)
+    run = OpenvinoExecutor(Path(path), threads, tuple(watch))
     run.compiled  # noqa: B018  compiled now, so that what is wrong with the file is said here
     return run
 
@@ -141,9 +147,23 @@ def _compile(run: OpenvinoExecutor) -> Any:
         options["INFERENCE_NUM_THREADS"] = run.threads
     try:
         core = openvino.Core()
-        return core.compile_model(core.read_model(str(run.path)), "CPU", options)
+        model = core.read_model(str(run.path))
+        if run.watch:
+            model.add_outputs(_ports(model, run))
+        return core.compile_model(model, "CPU", options)
+    except BadOption:
+        raise
     except Exception as error:
         raise UnsupportedModel(f"OpenVINO cannot load '{run.path}': {_reason(error)}") from error
+
+
+def _ports(model: Any, run: OpenvinoExecutor) -> list[Any]:
+    """Where the watched tensors are computed."""
+    ports = {name: port for layer in model.get_ordered_ops() for port in layer.outputs() for name in port.get_names()}
+    missing = [name for name in run.watch if name not in ports]
+    if missing:
+        raise BadOption(f"'{run.path}' has no tensor '{missing[0]}' in OpenVINO, so it cannot be watched.")
+    return [ports[name] for name in run.watch]
 
 
 def _reason(error: Exception) -> str:

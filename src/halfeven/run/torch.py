@@ -26,7 +26,7 @@ import onnx_ir as ir
 from halfeven.errors import BadCalibration, BadOption, UnsupportedModel
 from halfeven.run.ort import OrtExecutor
 from halfeven.run.torch_batch import as_array, is_stacked, largest_gap, pair_of_rows
-from halfeven.run.torch_call import Call, bind, named_tensors
+from halfeven.run.torch_call import Call, bind, named_tensors, with_names
 from halfeven.run.torch_failure import brief, not_captured, not_translated, user_line
 from halfeven.run.torch_graph import tidy
 
@@ -90,6 +90,26 @@ def from_module(
         reason = _why_fixed(error)
     model, more = source.exported(call)
     return model, [*notes, f"the inputs keep the shapes of example_inputs, the batch too: {reason}", *more]
+
+
+def structure_of(module: Any, example_inputs: Any, names: Sequence[str]) -> Any:
+    """What forward returns, the name of an output of the model that `from_module` gives in the place of each tensor.
+
+    Raises:
+        BadOption: as `from_module`.
+    """
+    torch = _torch()
+    inner = _unwrapped(module, torch)
+    call, _ = bind(inner, example_inputs, lambda leaf: _on_device(leaf, inner, torch))
+    return with_names(_Source(inner, call, (), ()).run(call), names)
+
+
+def dropouts(module: Any) -> list[str]:
+    """The names of a module's parts that drop values in training; evaluation, and so the exported model, has none."""
+    nn = _torch().nn
+    kinds = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase)
+    found = [(name, part) for name, part in module.named_modules() if isinstance(part, kinds)]
+    return [name for name, part in found if getattr(part, "p", 0) or getattr(part, "dropout", 0)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -95,6 +95,12 @@ def named_tensors(result: Any, module: str) -> dict[str, Any]:
     return found
 
 
+def with_names(result: Any, names: Iterable[str]) -> Any:
+    """What `forward` returned, with names in the place of its tensors, in order; mappings as plain dicts."""
+    rest = iter(names)
+    return _mapped(result, lambda _: next(rest))
+
+
 def _is_tensor(leaf: Any) -> bool:
     return hasattr(leaf, "detach") and hasattr(leaf, "shape")
 

@@ -32,7 +32,7 @@ def not_captured(error: BaseException, module: str) -> UnsupportedModel:
         return UnsupportedModel(
             f"{module} cannot be exported: it stops{at}, where Python needs a value that only running the model gives "
             "(an if, a loop, int() or item() on a tensor). Write it with torch.where or torch.cond, or move it out of "
-            "forward."
+            "forward; or give the modules around it, one by one."
         )
     return UnsupportedModel(
         f"{module} cannot be exported: it stops{at} with {brief(error)} Write that line with plain torch operations, "

@@ -5,6 +5,7 @@
     Reshape(x, shape computed from sizes), one axis open    Reshape(x, [-1, 64])
     ReduceMean(x, axes 2 and 3), x of rank 4, keepdims      GlobalAveragePool(x)
     the same without keepdims                               Flatten(GlobalAveragePool(x))
+    SequenceAt(SplitToSequence(x, 8), 1), for chunk         the second output of Split(x, [8, 8])
 
 CastLike is how it writes each number in a formula, the zero bias of a convolution that has none, and the limits of a
 ReLU6: not constants as long as y is not, so that neither BatchNormalization nor clamp could be folded.
@@ -15,6 +16,10 @@ import onnx_ir as ir
 
 from halfeven.graph.edit import graphs
 from halfeven.graph.prune import remove_dead
+
+KEEPING = frozenset({"Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Identity", "Split", "Expand",
+                     "Concat", "Add", "Sub", "Mul", "Div", "MatMul", "Gemm", "Conv", "Softmax"})  # fmt: skip
+"""Operators whose outputs have the type of their first input."""
 
 
 def respell(model: ir.Model) -> None:
@@ -27,9 +32,17 @@ def respell(model: ir.Model) -> None:
 
 
 def _cast(node: ir.Node) -> None:
-    like = node.inputs[1]
-    if like is not None and like.dtype is not None:
-        _replace(node, ir.node("Cast", [node.inputs[0]], {"to": int(like.dtype)}))
+    dtype = _dtype(node.inputs[1])
+    if dtype is not None:
+        _replace(node, ir.node("Cast", [node.inputs[0]], {"to": int(dtype)}))
+
+
+def _dtype(value: ir.Value | None) -> ir.DataType | None:
+    """The type of a value, which the exporter leaves out inside of its own functions: that of what it is made from."""
+    while value is not None and value.dtype is None:
+        node = value.producer()
+        value = node.inputs[0] if node is not None and node.op_type in KEEPING and node.inputs else None
+    return None if value is None else value.dtype
 
 
 def _reshape(node: ir.Node) -> None:
@@ -51,7 +64,31 @@ def _mean(node: ir.Node) -> None:
     _replace(node, *([pool] if keepdims else [pool, ir.node("Flatten", pool.outputs, {"axis": 1})]))
 
 
-_RULES = {"CastLike": _cast, "Reshape": _reshape, "ReduceMean": _mean}
+def _split(node: ir.Node) -> None:
+    """Only where every part is asked for by its constant number, and the length of the axis is known."""
+    x, reads = node.inputs[0], [use.node for use in node.outputs[0].uses()]
+    axis, lengths = node.attributes.get_int("axis", 0), _integers(node.inputs[1])
+    if x is None or x.shape is None or not lengths or not node.attributes.get_int("keepdims", 1):
+        return
+    whole, split = x.shape[axis], node.inputs[1]
+    if not isinstance(whole, int) or any(n.op_type != "SequenceAt" or not _integers(n.inputs[1]) for n in reads):
+        return
+    if split is not None and ir.convenience.get_const_tensor(split).numpy().ndim == 0:  # type: ignore[union-attr]
+        each = lengths[0]
+        lengths = tuple(min(each, whole - start) for start in range(0, whole, each))
+    constant = ir.node("Constant", [], {"value": ir.tensor(np.array(lengths, np.int64))})
+    made = ir.node("Split", [x, constant.outputs[0]], {"axis": axis}, num_outputs=len(lengths))
+    for one in (constant, made):
+        one.metadata_props.update(node.metadata_props)
+    assert node.graph is not None
+    node.graph.insert_before(node, [constant, made])
+    for read in reads:
+        part = made.outputs[_integers(read.inputs[1])[0]]
+        part.shape, part.type = read.outputs[0].shape, read.outputs[0].type
+        ir.convenience.replace_all_uses_with(read.outputs[0], part)
+
+
+_RULES = {"CastLike": _cast, "Reshape": _reshape, "ReduceMean": _mean, "SplitToSequence": _split}
 
 
 def _integers(value: ir.Value | None) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 ONNX Runtime has no kernel from codes to codes: it makes them real and quantizes again, each step rounded to float32.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +11,7 @@ from halfeven.graph.network import Op, Tensor
 from halfeven.numerics.quantize import Array as Floats
 from halfeven.numerics.quantize import dequantize, quantize
 from halfeven.numerics.scheme import QParams
-from halfeven.run.integer.machine import Array, Arrays, Run, given, params_of
-
-Quantizer = Callable[[Floats, QParams], Array]
+from halfeven.run.integer.machine import Array, Arrays, Quantizer, Run, given, params_of
 
 
 def half_even_codes(x: Floats, params: QParams) -> Array:

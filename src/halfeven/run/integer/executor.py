@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from halfeven.draft import Batch
 from halfeven.errors import BadCalibration, BadOption
 from halfeven.graph.network import Network, Op, Tensor
-from halfeven.run.integer.borders import Quantizer, half_even_codes, to_codes, to_real
-from halfeven.run.integer.machine import Array, Machine, constant_codes
+from halfeven.run.integer.borders import Through, ToCodes, ToReal, half_even_codes, to_codes, to_real
+from halfeven.run.integer.machine import Array, Kernel, Machine, constant_codes
 from halfeven.run.integer.partition import Partition
 from halfeven.run.integer.regions import Region, outer, real_of
 from halfeven.run.samples import cores
@@ -31,12 +31,23 @@ class IntegerExecutor:
     network: Network
     machine: Machine
     threads: int = 0
-    quantizer: Quantizer = half_even_codes
     _plans: dict[frozenset[str], list[tuple[Step, list[str]]]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        self._kernels = [self.machine.kernel(op, self.network) for op in self.network.ops]
+        if self.machine.prepare is not None:
+            self.network = self.machine.prepare(self.network)
+        self._kernels = [self.machine.kernel(op, self.network) or self._border(op) for op in self.network.ops]
         self._constants = _constants(self.network)
+
+    def _border(self, op: Op) -> Kernel | None:
+        """What makes or changes codes where the machine has no rule for it, as for a type that it does not know."""
+        quantizer = self.machine.quantizer or half_even_codes
+        borders: dict[str, Kernel] = {
+            "QuantizeLinear": ToCodes(quantizer),
+            "DequantizeLinear": ToReal(),
+            "Requantize": Through(quantizer),
+        }
+        return borders.get(op.kind) if len(op.inputs) == 1 else None
 
     @property
     def integer_ops(self) -> list[Op]:
@@ -70,7 +81,14 @@ class IntegerExecutor:
             for name in last:
                 if name not in kept and name not in self._constants:
                     values.pop(name, None)
-        return {name: values[name] for name in wanted}
+        return {name: self._shown(name, values[name]) for name in wanted}
+
+    def _shown(self, name: str, array: Array) -> Array:
+        """Codes of what a kernel left real for the next one, as that is part of it."""
+        tensor = self.tensors.get(name)
+        if tensor is None or not tensor.coded or array.dtype.kind != "f":
+            return array
+        return to_codes(tensor, array, self.machine.quantizer or half_even_codes)
 
     def _plan(self, watched: frozenset[str]) -> list[tuple[Step, list[str]]]:
         """The steps in order, each with the tensors that nobody reads after it; real tensors watched are outputs."""
@@ -113,6 +131,7 @@ class IntegerExecutor:
         ops = [self.network.ops[i] for i in part]
         wanted = [t for op in ops for t in op.outputs if t.name and (t.coded or t.name in elsewhere)]
         region = Region(ops, wanted, self.network.opset, self.threads)
+        quantizer = self.machine.quantizer or half_even_codes
 
         def step(values: dict[str, Array]) -> None:
             fed: dict[str, Array] = {}
@@ -122,7 +141,7 @@ class IntegerExecutor:
             found = region(fed)
             for tensor in wanted:
                 if tensor.coded:
-                    values[tensor.name] = to_codes(tensor, found[real_of(tensor.name)], self.quantizer)
+                    values[tensor.name] = to_codes(tensor, found[real_of(tensor.name)], quantizer)
                 else:
                     values[tensor.name] = found[tensor.name]
 

@@ -11,18 +11,19 @@ import numpy as np
 
 from halfeven.errors import BadOption
 from halfeven.graph.network import Network, Op
+from halfeven.numerics import gemmlowp
 from halfeven.numerics.elementwise import Addition, Affine, Output, add, convert
+from halfeven.numerics.grid import INT8
 from halfeven.numerics.integer_target import output_of
 from halfeven.numerics.litert import (
-    BLOCK,
     Kernels,
-    add_floored,
     average,
     clamped,
-    gemmlowp_softmax,
+    dequantize,
     leaky_relu,
     mean,
     softmax,
+    softmax_16,
     table,
 )
 from halfeven.numerics.multiplier import real_multiplier
@@ -37,9 +38,7 @@ from halfeven.run.integer.machine import (
     code_type,
     given,
     operand,
-    result,
 )
-from halfeven.run.integer.pointwise import TwoCodes
 
 PLACES = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize"})
 TO_FIRST, TO_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
@@ -89,16 +88,34 @@ class Quantized:
         scale, zero = np.float32(out.affine.scale), out.affine.zero_point
 
         def run(arrays: Arrays) -> tuple[Array, ...]:
-            x = _turned(given(arrays, 0), self.last)
+            x = turned(given(arrays, 0), self.last)
             codes = way.quantize(x, scale, zero, out.low, out.high).astype(dtype)
-            return (_back(codes, self.last),)
+            return (back(codes, self.last),)
+
+        return run
+
+
+@dataclass(frozen=True)
+class Real:
+    """DEQUANTIZE in the optimized kernels. `fused`: on Arm64. `last`: blocks count with channels last."""
+
+    fused: bool
+    last: bool = False
+
+    def __call__(self, op: Op, threads: int = 1) -> Run:
+        """Real numbers of the operand."""
+        source = affine(op, 0)
+
+        def run(arrays: Arrays) -> tuple[Array, ...]:
+            codes = turned(given(arrays, 0), self.last)
+            return (back(dequantize(codes, source, self.fused), self.last),)
 
         return run
 
 
 @dataclass(frozen=True)
 class Converted:
-    """QUANTIZE of codes, and RELU: another scale, by one flavour, and `tail` behind the last whole block of 16."""
+    """QUANTIZE of codes, and RELU in Micro: another scale, by one flavour, and `tail` behind the last block of 16."""
 
     flavour: Requant
     tail: Requant | None = None
@@ -107,16 +124,26 @@ class Converted:
     def __call__(self, op: Op, threads: int = 1) -> Run:
         """Codes on the output's scale."""
         source, dtype = affine(op, 0), code_type(op.outputs[0])
-        out = output(replace(op, clamp=_bounds(op)), Kernels.REFERENCE)
+        out = output(replace(op, clamp=bounds_of(op)), Kernels.REFERENCE)
 
         def run(arrays: Arrays) -> tuple[Array, ...]:
-            x = _turned(given(arrays, 0), self.last)
-            return (_back(convert(x, source, out, self.flavour, self.tail), self.last).astype(dtype),)
+            x = turned(given(arrays, 0), self.last)
+            return (back(convert(x, source, out, self.flavour, self.tail), self.last).astype(dtype),)
 
         return run
 
 
-def _bounds(op: Op) -> tuple[float, float] | None:
+@dataclass(frozen=True)
+class Bounded:
+    """RELU6 in Micro: the input's codes between those of 0 and 6, whatever the output's scale and zero point are."""
+
+    def __call__(self, op: Op, threads: int = 1) -> Run:
+        """The codes, limited."""
+        limits = clamped(Output(affine(op, 0), INT8.low, INT8.high), bounds_of(op) or (0.0, 6.0), Kernels.REFERENCE)
+        return lambda arrays: (np.clip(given(arrays, 0), limits.low, limits.high),)
+
+
+def bounds_of(op: Op) -> tuple[float, float] | None:
     """The bounds of Relu and Clip, the clamp of other operators."""
     if op.kind not in ("Relu", "Clip"):
         return op.clamp
@@ -127,11 +154,13 @@ def _bounds(op: Op) -> tuple[float, float] | None:
     return ends[0], ends[1]
 
 
-def _turned(x: Array, last: bool) -> Array:
+def turned(x: Array, last: bool) -> Array:
+    """Pictures with channels last, if the file has them `last`; what is no picture stays."""
     return np.ascontiguousarray(x.transpose(TO_LAST)) if last and x.ndim == 4 else x
 
 
-def _back(x: Array, last: bool) -> Array:
+def back(x: Array, last: bool) -> Array:
+    """Pictures with channels first again."""
     return np.ascontiguousarray(x.transpose(TO_FIRST)) if last and x.ndim == 4 else x
 
 
@@ -149,36 +178,6 @@ class Difference:
         def run(arrays: Arrays) -> tuple[Array, ...]:
             turned = 2 * in_b.zero_point - given(arrays, 1).astype(np.int64)
             return (add(given(arrays, 0), turned, in_a, in_b, out, self.flavour).astype(dtype),)
-
-        return run
-
-
-@dataclass(frozen=True)
-class OptimizedSum:
-    """ADD in the optimized kernels; what is left behind the last whole block of 16 elements is added as elsewhere."""
-
-    last: bool = False
-
-    def __call__(self, op: Op, threads: int = 1) -> Run:
-        """The sum."""
-        in_a, in_b, out, dtype = affine(op, 0), affine(op, 1), result(op), code_type(op.outputs[0])
-
-        def blocks(a: Array, b: Array) -> Array:
-            return add_floored(a, b, in_a, in_b, out).astype(dtype)
-
-        def rest(a: Array, b: Array) -> Array:
-            return add(a, b, in_a, in_b, out, Addition.DOUBLE_ROUNDING).astype(dtype)
-
-        table = TwoCodes(blocks)
-
-        def run(arrays: Arrays) -> tuple[Array, ...]:
-            a, b = given(arrays, 0), given(arrays, 1)
-            if a.shape != b.shape:
-                return (table(a, b),)
-            turned = [_turned(x, self.last) for x in (a, b)]
-            flat, cut = [x.ravel() for x in turned], a.size // BLOCK * BLOCK
-            parts = [table(flat[0][:cut], flat[1][:cut]), rest(flat[0][cut:], flat[1][cut:])]
-            return (_back(np.concatenate(parts).reshape(turned[0].shape), self.last),)
 
         return run
 
@@ -206,12 +205,17 @@ class Sloped:
     """LEAKY_RELU."""
 
     flavour: Requant
+    wide: bool = False
 
     def __call__(self, op: Op, threads: int = 1) -> Run:
         """The codes of the slopes."""
         source, out, dtype = affine(op, 0), output(op, Kernels.REFERENCE), code_type(op.outputs[0])
         alpha = float(op.attributes.get("alpha", 0.01))
-        return lambda arrays: (leaky_relu(given(arrays, 0), alpha, source, out, self.flavour).astype(dtype),)
+
+        def run(arrays: Arrays) -> tuple[Array, ...]:
+            return (leaky_relu(given(arrays, 0), alpha, source, out, self.flavour, self.wide).astype(dtype),)
+
+        return run
 
 
 @dataclass(frozen=True)
@@ -223,6 +227,16 @@ class Looked:
     def __call__(self, op: Op, threads: int = 1) -> Run:
         """The table, looked up."""
         codes = table(op.kind, affine(op, 0), output(op, Kernels.REFERENCE), self.kernels).astype(np.int8)
+        return lambda arrays: (codes[given(arrays, 0).astype(np.int16) + 128],)
+
+
+@dataclass(frozen=True)
+class FixedLooked:
+    """LOGISTIC and TANH in Micro, whose outputs have one scale each."""
+
+    def __call__(self, op: Op, threads: int = 1) -> Run:
+        """The table, looked up."""
+        codes = gemmlowp.table(op.kind, affine(op, 0)).astype(np.int8)
         return lambda arrays: (codes[given(arrays, 0).astype(np.int16) + 128],)
 
 
@@ -251,6 +265,7 @@ class Mean:
 
     kernels: Kernels
     channel: int = 1
+    fused: bool = False
 
     def __call__(self, op: Op, threads: int = 1) -> Run:
         """The means."""
@@ -262,7 +277,7 @@ class Mean:
             count = int(np.prod([x.shape[axis] for axis in axes]))
             sums = x.sum(axis=axes, keepdims=True, dtype=np.int64)
             last = np.moveaxis(sums, self.channel, -1)
-            found = np.moveaxis(mean(last, count, source, out, self.kernels), -1, self.channel)
+            found = np.moveaxis(mean(last, count, source, out, self.kernels, self.fused), -1, self.channel)
             return ((found if keep else found.squeeze(axes)).astype(dtype),)
 
         return run
@@ -307,7 +322,7 @@ class Softmax:
         return run
 
 
-FLOAT_SOFTMAX, FIXED_SOFTMAX = Softmax(softmax), Softmax(gemmlowp_softmax)
+FLOAT_SOFTMAX, FIXED_SOFTMAX, SOFTMAX_16 = Softmax(softmax), Softmax(gemmlowp.softmax), Softmax(softmax_16)
 
 
 @dataclass(frozen=True)
@@ -325,13 +340,3 @@ class Padded:
             return (np.pad(x, list(zip(amounts[: x.ndim], amounts[x.ndim :], strict=True)), constant_values=code),)
 
         return run
-
-
-@dataclass(frozen=True)
-class Extreme:
-    """MAXIMUM and MINIMUM of codes of one scale."""
-
-    def __call__(self, op: Op, threads: int = 1) -> Run:
-        """The larger or smaller codes."""
-        pick = np.maximum if op.kind == "Max" else np.minimum
-        return lambda arrays: (pick(given(arrays, 0), given(arrays, 1)),)

@@ -1,4 +1,4 @@
-"""LiteRT's kernels of layers of int8 codes: clamps, depthwise tails, transposed convolutions, products of values."""
+"""LiteRT's layers of int8 codes: clamps, depthwise tails, transposed convolutions, products and extremes of values."""
 
 from dataclasses import dataclass, replace
 
@@ -10,7 +10,7 @@ from halfeven.numerics.litert import Kernels
 from halfeven.numerics.multiplier import real_multiplier
 from halfeven.numerics.requant import Requant, requantize
 from halfeven.run.integer.layers import Derivation
-from halfeven.run.integer.litert_kernels import output
+from halfeven.run.integer.litert_kernels import bounds_of, output
 from halfeven.run.integer.machine import (
     Array,
     Arrays,
@@ -68,16 +68,22 @@ def depthwise(op: Op, _: Network) -> bool:
     return groups > 1 and weight is not None and weight.constant is not None and weight.constant.shape.numpy()[1] == 1
 
 
+def grouped(op: Op, _: Network) -> bool:
+    """A Conv of several groups."""
+    return int(op.attributes.get("group", 1)) > 1
+
+
 @dataclass(frozen=True)
 class MatrixProduct:
     """BATCH_MATMUL of two values, each with one scale."""
 
     flavour: Requant
+    multiplier: Derivation = real_multiplier
 
     def __call__(self, op: Op, threads: int = 1) -> Run:
         """The product."""
         in_a, in_b, out = affine(op, 0), affine(op, 1), output(op, Kernels.REFERENCE)
-        dtype, m = code_type(op.outputs[0]), real_multiplier(in_a.scale, in_b.scale, out.affine.scale)
+        dtype, m = code_type(op.outputs[0]), self.multiplier(in_a.scale, in_b.scale, out.affine.scale)
 
         def run(arrays: Arrays) -> tuple[Array, ...]:
             acc = matmul(given(arrays, 0), given(arrays, 1), in_a.zero_point, in_b.zero_point)
@@ -122,3 +128,31 @@ def _spread(op: Op, x: Array, w: Array, zero: int) -> tuple[Array, Array]:
     cut = [slice(max(-b, 0), n - max(-a, 0)) for b, a, n in zip(before, after, sizes, strict=True)]
     around = [(max(b, 0), max(a, 0)) for b, a in zip(before, after, strict=True)]
     return np.pad(wide[:, :, cut[0], cut[1]], [(0, 0), (0, 0), *around], constant_values=zero), w
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """MAXIMUM and MINIMUM of codes of one scale."""
+
+    def __call__(self, op: Op, threads: int = 1) -> Run:
+        """The larger or smaller codes."""
+        pick = np.maximum if op.kind == "Max" else np.minimum
+        return lambda arrays: (pick(given(arrays, 0), given(arrays, 1)),)
+
+
+@dataclass(frozen=True)
+class Rectified:
+    """RELU and RELU6 as operators of their own in LiteRT."""
+
+    def __call__(self, op: Op, threads: int = 1) -> Run:
+        """Codes on the output's scale."""
+        source, dtype = affine(op, 0), code_type(op.outputs[0])
+        out = output(replace(op, clamp=bounds_of(op)), Kernels.REFERENCE)
+        m = np.float32(source.scale) / np.float32(out.affine.scale)
+
+        def run(arrays: Arrays) -> tuple[Array, ...]:
+            offsets = given(arrays, 0).astype(np.int64) - source.zero_point
+            codes = requantize(offsets, m, out.affine.zero_point, out.low, out.high, Requant.DOUBLE_ROUNDING)
+            return (codes.astype(dtype),)
+
+        return run

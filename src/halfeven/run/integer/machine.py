@@ -28,6 +28,7 @@ Array: TypeAlias = npt.NDArray[Any]
 Arrays: TypeAlias = Sequence[Array | None]
 Run: TypeAlias = Callable[[Arrays], tuple[Array, ...]]
 Condition: TypeAlias = Callable[[Op, Network], bool]
+Quantizer: TypeAlias = Callable[[npt.NDArray[np.float32], QParams], Array]
 
 
 class Kernel(Protocol):
@@ -53,12 +54,18 @@ class Rule:
 
 @dataclass(frozen=True)
 class Machine:
-    """One runtime on one instruction set. `source` says how it was established, `evidence` how exact it is."""
+    """One runtime on one instruction set. `source` says how it was established, `evidence` how exact it is.
+
+    `quantizer` makes codes of what regions of real numbers give; None: ONNX Runtime's. `prepare` joins operators that
+    the runtime computes as one.
+    """
 
     name: str
     source: str
     evidence: str
     rules: tuple[Rule, ...]
+    quantizer: Quantizer | None = None
+    prepare: Callable[[Network], Network] | None = None
 
     def kernel(self, op: Op, network: Network) -> Kernel | None:
         """What computes an operator on codes; None: nothing does."""

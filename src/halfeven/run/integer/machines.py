@@ -11,14 +11,25 @@ from onnx import TensorProto, helper
 
 from halfeven.draft import Batch
 from halfeven.errors import BadOption
+from halfeven.run.integer.documented import DOCUMENTED
 from halfeven.run.integer.litert import LITERT
 from halfeven.run.integer.machine import Machine
+from halfeven.run.integer.ncnn import NCNN
 from halfeven.run.integer.onnxruntime import ARM64, X86_AVX2, X86_AVX2_INT8, X86_VNNI, X86_VNNI_INT8
+from halfeven.run.integer.openvino import OPENVINO_CPU
 from halfeven.run.integer.own import INTEGER
 from halfeven.run.ort import OrtExecutor
 
 MACHINES: Mapping[str, Machine] = {
-    m.name: m for m in (X86_VNNI, X86_VNNI_INT8, X86_AVX2, X86_AVX2_INT8, ARM64, *LITERT, INTEGER)
+    m.name: m
+    for m in (
+        *(X86_VNNI, X86_VNNI_INT8, X86_AVX2, X86_AVX2_INT8, ARM64),
+        *LITERT,
+        *NCNN,
+        OPENVINO_CPU,
+        INTEGER,
+        *DOCUMENTED,
+    )
 }
 
 

@@ -2,10 +2,11 @@
 
 A region's model has the operators' own nodes, with what they read from outside as inputs: real numbers, those of codes
 among them (`real_of`), since a device dequantizes there. Constants that are codes stay codes behind a DequantizeLinear,
-as they are in the device's file, so that the runtime may do with them what it does there. Shapes of what comes from
-codes are not told: behind its integer kernels the runtime has lost them too, and chooses float kernels accordingly. A
-clamp between an operator and its codes is a Relu or Clip. The model is made on the first call, when the types of what
-is fed are known.
+as they are in the device's file, so that the runtime may do with them what it does there; but of a product whose data
+are codes they are real, as the runtime makes MatMulNBits (with data rounded to int8) only of data without. Shapes of
+what comes from codes are not told: behind its integer kernels the runtime has lost them too, and chooses float kernels
+accordingly. A clamp between an operator and its codes is a Relu or Clip. The model is made on the first call, when the
+types of what is fed are known.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ import onnx_ir as ir
 from onnx import helper, numpy_helper
 
 from halfeven.graph.network import Op, Tensor
+from halfeven.numerics.quantize import dequantize
 from halfeven.run.integer.machine import Array, Arrays, Run
 from halfeven.run.ort import OrtExecutor
 
@@ -85,9 +87,17 @@ class _Writer:
 
     def operator(self, op: Op) -> None:
         """The node, with a DequantizeLinear before constant codes and its clamp behind."""
+        product = op.kind in ("MatMul", "Gemm") and any(
+            t is not None and t.coded and t.constant is None for t in op.inputs
+        )
         for tensor in (*op.inputs, *outer(op)):
             if tensor is not None and tensor.constant is not None:
-                self.constant(tensor)
+                if product and tensor.params is not None and tensor.name not in self.real:
+                    self.real.add(tensor.name)
+                    codes = tensor.constant.numpy().astype(np.int32)
+                    self.array(real_of(tensor.name), dequantize(codes, tensor.params))
+                else:
+                    self.constant(tensor)
         names = ["" if t is None else _name(t) for t in op.inputs]
         made = [_name(t) for t in op.outputs]
         node = _node(op)
@@ -196,8 +206,10 @@ def real_values(op: Op, x: Array) -> Array:
     return Region([replace(op, inputs=(plain,))], [made], PLAIN)({_name(source): x})[_name(made)]
 
 
-def code_run(op: Op, opset: int = PLAIN) -> Run:
+def code_run(op: Op) -> Run:
     """The operator on codes as they are: for what only moves or picks them."""
+    owner = None if op.node is None else op.node.graph
+    opset = max(PLAIN, dict(getattr(owner, "opset_imports", {})).get("", PLAIN))
     bare = replace(op, inputs=tuple(map(_bare, op.inputs)), outputs=tuple(replace(t, params=None) for t in op.outputs))
     region = Region([bare], bare.outputs, opset)
 

@@ -1,0 +1,260 @@
+"""ncnn's int8 layers on x86-64 and Arm64; `numerics.ncnn` has their arithmetic.
+
+    operator                in ncnn                       on x86-64       on Arm64
+    Conv                    Convolution, other groups     fused           fused
+    Conv, depthwise         8 n channels, quick           approximate     fused
+                            8 n channels                  approximate     separate
+                            quick                         fused           fused; codes from -128
+                            others                        separate        divided
+    Gemm, MatMul            InnerProduct                  separate        separate
+    QuantizeLinear          Quantize                      profile `ncnn` of `numerics.profiles`
+
+"Quick": a window of 3 x 3, not dilated, moved by 1 or 2, no clip behind that has an upper bound. "From -128": in whole
+blocks of 8 columns those kernels saturate as int8 does; the columns behind end at -127, as all other codes of ncnn.
+
+A layer's input is int8 with one scale and no zero point, its weights int8 with a scale for each output, or each group,
+its bias real. All else runs on real numbers, GlobalAveragePool by a sum in order, HardSwish by `swish`.
+
+Grouped convolutions with a multiple of 8 outputs a group give numbers on x86-64 that mean nothing; they are written in
+float and have no row.
+
+Sources: ncnn 20261020 src/layer/x86, src/layer/arm; measured.
+"""
+
+from dataclasses import dataclass
+from platform import machine
+from typing import TypeAlias
+
+import numpy as np
+
+from halfeven.errors import UnsupportedModel
+from halfeven.graph.network import Network, Op, Tensor
+from halfeven.numerics.accumulate import Weights, conv_sums, matrix_sums
+from halfeven.numerics.fused import Floats32
+from halfeven.numerics.grid import INT8, INT8_NARROW
+from halfeven.numerics.ncnn import Scaling, real_sums, reciprocals
+from halfeven.numerics.profiles import profile_named
+from halfeven.numerics.quantize import Array as Floats
+from halfeven.numerics.scheme import QParams
+from halfeven.run.integer.borders import ToCodes, ToReal, to_real
+from halfeven.run.integer.conditions import spatial, types
+from halfeven.run.integer.layers import window_of
+from halfeven.run.integer.machine import (
+    Array,
+    Arrays,
+    Condition,
+    Machine,
+    Rule,
+    Run,
+    constant_codes,
+    given,
+    operand,
+    params_of,
+)
+from halfeven.run.integer.swish import HardSwish, with_swishes
+
+PROFILE = profile_named("ncnn")
+LOW, HIGH = -127, 127
+BLOCK = 8
+Shape: TypeAlias = tuple[int, ...]
+
+
+def ncnn_codes(x: Floats, params: QParams, low: int = LOW) -> Array:
+    """Codes as ncnn makes them: by the reciprocal scale, half away from zero.
+
+    Raises:
+        UnsupportedModel: ncnn has no such codes.
+    """
+    if params.scheme.grid not in (INT8, INT8_NARROW) or params.scale.size != 1 or params.zero_point.any():
+        raise UnsupportedModel(
+            f"The network holds {params.scheme} codes; ncnn's are int8, symmetric, with one scale. Quantize it with "
+            "--target ncnn."
+        )
+    codes = PROFILE.quantize(np.asarray(x, np.float32), reciprocals(params.scale)[0], 0, low, HIGH)
+    return codes.astype(params.scheme.grid.dtype)
+
+
+@dataclass(frozen=True)
+class Int8Layer:
+    """A layer: int32 sums made real, clamped, and codes if the output is coded; in blocks of columns from `low`."""
+
+    scaling: Scaling = Scaling.FUSED
+    low: int = LOW
+
+    def __call__(self, op: Op, threads: int = 1) -> Run:
+        """What computes it."""
+        matrix, held = op.kind != "Conv", operand(op, 1)
+        assert held is not None
+        codes = constant_codes(held)
+        rows = codes.T if matrix and op.attributes.get("transB", 0) else codes
+        groups = 1 if matrix else int(op.attributes.get("group", 1))
+        weights = Weights(rows, np.zeros(1, np.int32), groups, threads=threads)
+        shape = (-1,) if matrix else (-1, 1, 1)
+        ours, theirs = (reciprocals(params_of(op, port).scale) for port in (0, 1))
+        by, bias = theirs.reshape(shape), _bias(operand(op, 2), shape)
+
+        def run(arrays: Arrays) -> tuple[Array, ...]:
+            x = given(arrays, 0)
+            if matrix:
+                acc = matrix_sums(x[None] if x.ndim == 1 else x, weights, 0)
+                acc = acc[0] if x.ndim == 1 else acc
+            else:
+                acc = conv_sums(x, weights, 0, window_of(op, x.shape[2:], rows.shape[2:]))
+            return (self._finished(op, real_sums(acc, ours, by, bias, self.scaling)),)
+
+        return run
+
+    def _finished(self, op: Op, real: Floats32) -> Array:
+        """Clamped, and codes of it where the network goes on in codes."""
+        if op.clamp is not None:
+            real = np.clip(real, *np.asarray(op.clamp, np.float32))
+        made = op.outputs[0]
+        if made.params is None:
+            return real
+        codes = ncnn_codes(real, made.params)
+        if self.low != LOW:
+            cut = real.shape[-1] // BLOCK * BLOCK
+            codes[..., :cut] = ncnn_codes(real[..., :cut], made.params, self.low)
+        return codes
+
+
+def _bias(tensor: Tensor | None, shape: Shape) -> Floats32 | None:
+    if tensor is None:
+        return None
+    values = tensor.values
+    assert values is not None
+    return np.asarray(values, np.float32).ravel().reshape(shape)
+
+
+@dataclass(frozen=True)
+class OrderedMean:
+    """GlobalAveragePool of real numbers: one sum after the other, times the reciprocal of their count."""
+
+    def __call__(self, op: Op, threads: int = 1) -> Run:
+        """The means."""
+        source, made = op.inputs[0], op.outputs[0]
+        assert source is not None
+
+        def run(arrays: Arrays) -> tuple[Array, ...]:
+            x = given(arrays, 0)
+            real = x if source.params is None else to_real(source, x)
+            flat = real.reshape(*real.shape[:2], -1).astype(np.float32)
+            total = np.zeros(flat.shape[:2], np.float32)
+            for at in range(flat.shape[2]):
+                total += flat[..., at]
+            mean = (total * np.float32(1 / flat.shape[2])).reshape(*real.shape[:2], *(1,) * (real.ndim - 2))
+            return (mean if made.params is None else ncnn_codes(mean, made.params),)
+
+        return run
+
+
+def plain(op: Op, _: Network) -> bool:
+    """Symmetric codes with one scale, constant weights without zero point, a constant bias."""
+    x, w, bias = operand(op, 0), operand(op, 1), operand(op, 2)
+    if x is None or x.params is None or w is None or w.params is None or w.data is None:
+        return False
+    if x.params.scale.size != 1 or x.params.zero_point.any() or w.params.zero_point.any():
+        return False
+    return bias is None or bias.constant is not None
+
+
+def _groups(op: Op) -> tuple[int, int, Shape]:
+    """Groups of a convolution, outputs of each, and the shape of the weights."""
+    w, groups = operand(op, 1), int(op.attributes.get("group", 1))
+    shape = () if w is None or w.data is None else w.data.shape
+    return groups, shape[0] // groups if shape else 0, shape
+
+
+def one_scale_a_group(op: Op, _: Network) -> bool:
+    """The scales of a grouped convolution's weights are the same within a group."""
+    groups, w = _groups(op)[0], operand(op, 1)
+    if groups == 1 or w is None or w.params is None or w.params.scale.size == 1:
+        return True
+    each = w.params.scale.reshape(groups, -1)
+    return bool((each == each[:, :1]).all())
+
+
+def depthwise(op: Op, _: Network) -> bool:
+    """One channel and one output in each of several groups."""
+    groups, each, shape = _groups(op)
+    return groups > 1 and each == 1 and shape[1] == 1
+
+
+def in_blocks(op: Op, _: Network) -> bool:
+    """A multiple of 8 groups."""
+    return _groups(op)[0] % BLOCK == 0
+
+
+def three_by_three(op: Op, network: Network) -> bool:
+    """A window of 3 x 3, not dilated, moved by 1 or by 2, whose output no Clip but perhaps a Relu follows."""
+    moved = tuple(op.attributes.get("strides", (1, 1))) in ((1, 1), (2, 2))
+    readers = [] if op.outputs[0].coded else network.readers(op.outputs[0].name)
+    clipped = op.clamp not in (None, (0.0, np.inf)) or [reader.kind for reader in readers] == ["Clip"]
+    plain_window = _groups(op)[2][2:] == (3, 3) and set(op.attributes.get("dilations", (1, 1))) == {1}
+    return plain_window and moved and not clipped
+
+
+def lost(op: Op, _: Network) -> bool:
+    """Groups of a multiple of 8 outputs, which ncnn's kernels for x86 get wrong."""
+    groups, each, _shape = _groups(op)
+    return groups > 1 and each % BLOCK == 0
+
+
+def product(op: Op, _: Network) -> bool:
+    """A matrix of two axes on the right, neither operand scaled or turned."""
+    w = operand(op, 1)
+    alike = all(float(op.attributes.get(k, 1.0)) == 1.0 for k in ("alpha", "beta"))
+    return w is not None and w.data is not None and w.data.ndim == 2 and alike and not op.attributes.get("transA", 0)
+
+
+def unless(condition: Condition) -> Condition:
+    """The opposite."""
+    return lambda op, network: not condition(op, network)
+
+
+INT8S = types(*((x, w) for x in (INT8, INT8_NARROW) for w in (INT8, INT8_NARROW)), output=False)
+CONV: tuple[Condition, ...] = (INT8S, plain, spatial(2), one_scale_a_group)
+X86 = (
+    Rule(("Conv",), Int8Layer(Scaling.APPROXIMATE), (*CONV, depthwise, in_blocks)),
+    Rule(("Conv",), Int8Layer(), (*CONV, depthwise, three_by_three)),
+    Rule(("Conv",), Int8Layer(Scaling.SEPARATE), (*CONV, depthwise)),
+    Rule(("Conv",), Int8Layer(), (*CONV, unless(lost))),
+)
+ARM = (
+    Rule(("Conv",), Int8Layer(), (*CONV, depthwise, three_by_three, in_blocks)),
+    Rule(("Conv",), Int8Layer(low=-128), (*CONV, depthwise, three_by_three)),
+    Rule(("Conv",), Int8Layer(Scaling.SEPARATE), (*CONV, depthwise, in_blocks)),
+    Rule(("Conv",), Int8Layer(Scaling.DIVIDED), (*CONV, depthwise)),
+    Rule(("Conv",), Int8Layer(), (*CONV, unless(lost))),
+)
+BOTH = (
+    Rule(("QuantizeLinear",), ToCodes(ncnn_codes), (lambda op, _: len(op.inputs) == 1,)),
+    Rule(("DequantizeLinear",), ToReal(), (lambda op, _: len(op.inputs) == 1,)),
+    Rule(("Gemm", "MatMul"), Int8Layer(Scaling.SEPARATE), (INT8S, plain, product)),
+    Rule(("GlobalAveragePool",), OrderedMean()),
+    Rule(("HardSwish",), HardSwish()),
+)
+_EXCEPT = ", but for codes behind functions that ncnn rounds otherwise, such as Softmax"
+NCNN_X86 = Machine(
+    "ncnn@x86",
+    "ncnn 20261020 on x86-64 of Intel with AVX512, one thread",
+    "no code differs in 10 million of each int8 layer, nor in whole networks, run beside the runtime" + _EXCEPT,
+    (*X86, *BOTH),
+    ncnn_codes,
+    with_swishes,
+)
+NCNN_ARM64 = Machine(
+    "ncnn@arm64",
+    "ncnn 20261020 on Arm64, one thread",
+    "no code differs in a million of each int8 layer and more, run beside the runtime under qemu (Cortex-A76)"
+    + _EXCEPT,
+    (*ARM, *BOTH),
+    ncnn_codes,
+    with_swishes,
+)
+NCNN = (NCNN_X86, NCNN_ARM64)
+
+
+def this_ncnn() -> Machine:
+    """What ncnn is on this processor."""
+    return NCNN_ARM64 if machine().lower() in ("arm64", "aarch64") else NCNN_X86
