@@ -25,7 +25,7 @@ from halfeven.graph import model as files
 from halfeven.graph.plan import Plan
 from halfeven.graph.widen import widened
 from halfeven.importers.models import read_model
-from halfeven.options import check_setting, make_steps, read_config
+from halfeven.options import DATA_FREE, check_setting, make_steps, read_config
 from halfeven.report.colors import suspect_colors
 from halfeven.report.inspection import Inspection, inspect_draft
 from halfeven.report.own_float import own_float
@@ -105,7 +105,7 @@ def quantize(
         stats: Statistics from `calibrate`, to calibrate without data or with less.
         io: "float" (the default), "uint8" or "int8": type of the model's floating-point inputs and outputs.
         format: The format that the result is meant for; it chooses the target where none is named.
-        skip: Optional steps to leave out: "equalize", "gptq".
+        skip: Optional steps to leave out: "equalize", "gptq"; without data also "absorb", "expect", "correct".
         seed: Of synthetic samples; 0 by default.
         verify: Compare with the float model at the end.
         progress: Called as (task, done, total or None).
@@ -132,9 +132,9 @@ def quantize(
     source, floating = draft.model, OrtExecutor(_runnable(draft.model))
     feed = open_data(draft.model, data, settings, held_out=verify, measured=stats is not None)
     draft = _with_record(draft, stats, model_digest(draft.model))
-    steps = _steps(
-        chosen, tuple(settings["skip"]), plan, have_data=data is not None or stats is None, pictures=bool(inside)
-    )
+    steps = _steps(chosen, tuple(settings["skip"]), plan, data=data is not None, stats=stats is not None)
+    if inside:
+        steps.insert([step.name for step in steps].index("match tensors"), PinBytes())
     given_stats = draft.stats
     draft = pipeline(*steps)(draft, feed.calibration, progress)
     _refuse_noise(draft, given_stats if data is None and stats is not None else draft.stats)
@@ -144,15 +144,8 @@ def quantize(
     verification = None
     if verify:
         sizes = file_size(model if isinstance(model, str | Path) else source), file_size(quantized)
-        verification = compare_models(
-            floating,
-            quantized,
-            feed.held_out,
-            sizes=sizes,
-            labels=feed.labels,
-            signed=_signed(draft),
-            progress=progress,
-        )
+        told: dict[str, Any] = {"sizes": sizes, "labels": feed.labels, "signed": _signed(draft), "progress": progress}
+        verification = compare_models(floating, quantized, feed.held_out, **told)
     quantized = integer_interface(quantized, draft, str(settings["io"]), pictures=bool(inside))
     quantized.metadata_props.update(_provenance(draft, {**settings, "preprocess": asked["preprocess"]}, chosen, feed))
     colors = suspect_colors(floating, feed.calibration) if feed.colored else ()
@@ -296,18 +289,20 @@ def _steps(
     skip: tuple[str, ...],
     plan: Plan | str | Path | None,
     *,
-    have_data: bool,
-    pictures: bool,
+    data: bool,
+    stats: bool,
 ) -> list[Step]:
-    steps = make_steps({"observe_moments": 0, **options} if not have_data or "gptq" in skip else options, skip)
+    """The steps in order; those for want of data only where there are neither data nor statistics."""
+    no_moments = "gptq" in skip or (stats and not data)
+    steps = make_steps({"observe_moments": 0, **options} if no_moments else options, skip)
+    for name in DATA_FREE if data or stats else ():
+        steps.pop(name, None)
     if plan is not None:
         steps["place"] = FollowPlan(plan if isinstance(plan, Plan) else Plan.load(plan))
     listed = list(steps.values())
     calibrate = steps["calibrate"]
     assert isinstance(calibrate, Calibrate)
     listed.insert(list(steps).index("place") + 1, MatchTensors(calibrate.tensors))
-    if pictures:
-        listed.insert(list(steps).index("place") + 1, PinBytes())
     return listed
 
 

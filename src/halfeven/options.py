@@ -24,8 +24,11 @@ from halfeven.errors import BadOption
 from halfeven.exporters.formats import FORMATS
 from halfeven.exporters.interface import TYPES
 from halfeven.stats.estimate import METHODS
+from halfeven.steps.absorb import Absorb
 from halfeven.steps.calibrate import Calibrate
+from halfeven.steps.correct import Correct
 from halfeven.steps.equalize import Equalize
+from halfeven.steps.expect import Expect
 from halfeven.steps.gptq import Gptq
 from halfeven.steps.half import Half
 from halfeven.steps.observe import Observe
@@ -38,13 +41,18 @@ STEPS: dict[str, type[Step]] = {
     "simplify": Simplify,
     "trace": Trace,
     "place": Place,
+    "absorb": Absorb,
     "equalize": Equalize,
+    "expect": Expect,
     "observe": Observe,
     "calibrate": Calibrate,
+    "correct": Correct,
     "gptq": Gptq,
     "half": Half,
 }
-OPTIONAL = ("equalize", "gptq")
+DATA_FREE = ("absorb", "expect", "correct")
+"""Steps for want of data."""
+OPTIONAL = ("equalize", "gptq", *DATA_FREE)
 SHORT = {
     ("calibrate", "method"): "calibrate",
     ("calibrate", "percentile"): "percentile",
@@ -53,6 +61,8 @@ SHORT = {
     ("place", "prefer"): "prefer",
     ("place", "mode"): "mode",
     ("place", "bits"): "bits",
+    ("place", "conv_bits"): "conv_bits",
+    ("place", "activation_bits"): "activation_bits",
     ("place", "block"): "block",
     ("place", "zero_points"): "zero_points",
     ("half", "dtype"): "float_dtype",
@@ -136,7 +146,7 @@ def make_steps(options: Mapping[str, object], skip: tuple[str, ...] = ()) -> dic
     known = all_options()
     for name in skip:
         if name not in OPTIONAL:
-            raise BadOption(f"--skip '{name}': only {' and '.join(OPTIONAL)} can be left out.")
+            raise BadOption(f"--skip '{name}': only {', '.join(OPTIONAL[:-1])} and {OPTIONAL[-1]} can be left out.")
     steps: dict[str, Step] = {name: cls() for name, cls in STEPS.items() if name not in skip}
     for name, value in options.items():
         option = known.get(name)

@@ -17,7 +17,8 @@ With y = op(x, W) + b, then z = gain * y + shift in each output channel c, the l
 All is computed in float64 and rounded once to the type of the weight. A fold is refused if that rounding overflows
 or loses more than `EXACT` of a channel's largest weight (BatchNormalization: or one unit of the weight's type, as half
 precision networks are folded by everyone); and of course if the layer's result is also read by others or is an output.
-A weight that other nodes share is copied for the layer that folds.
+A weight that other nodes share is copied for the layer that folds. What a normalization knew of its output, mean and
+deviation by channel, stays with the value in memory (graph/normals.py).
 """
 
 from collections import Counter, defaultdict
@@ -28,6 +29,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from halfeven.graph.edit import absorb, add_initializer, constant, unused, value_names
+from halfeven.graph.normals import Normal, normal_of, remember
 
 EXACT = 1e-6
 """Largest rounding error of a folded weight, relative to the largest weight of its channel."""
@@ -106,9 +108,12 @@ def fold_channel_affine(model: ir.Model) -> list[str]:
                 if linear is None or linear.op_type == "MatMul":
                     continue
                 try:
-                    _apply(linear, _affine_of(node, port, linear), taken, loose=False)
+                    affine = _affine_of(node, port, linear)
+                    _apply(linear, affine, taken, loose=False)
                 except _StaysError:
                     continue
+                if (known := normal_of(linear.outputs[0])) is not None:
+                    remember(linear.outputs[0], known.affine(affine.gain, affine.shift))
                 absorb(linear.outputs[0], node)
                 folded[f"{node.op_type} folded into {linear.op_type}"] += 1
                 break
@@ -126,6 +131,8 @@ def _fold_batchnorm(node: ir.Node, taken: set[str]) -> str:
         return "MatMul"
     if linear is not None:
         _apply(linear, affine, taken, loose=True)
+        gamma, beta = (constant(v).numpy().astype(np.float64) for v in node.inputs[1:3])  # type: ignore[union-attr]
+        remember(linear.outputs[0], Normal(beta, np.abs(gamma)))
         absorb(linear.outputs[0], node)
         return linear.op_type
     if before is not None and before.op_type == "Add" and before.domain == "" and _single_use(before, node):

@@ -1,7 +1,8 @@
 """Calibrate: from what was observed to scales and zero points.
 
     activation   range by the chosen estimator from the group's merged statistics -> parameters of its scheme; a moving
-                 average, which merged statistics have none of, becomes minmax, and a note says so
+                 average, which merged statistics have none of, becomes minmax, and a note says so. Auto is minmax where
+                 statistics are assumed, not observed
     constant     minimum and maximum of the tensor itself; weights per channel. Of powers of two the covering one, its
                  half or its quarter, whichever has the least squared error
     bias         scale = input scale * weight scale, no freedom; but a bias too large for int32 at that scale has the
@@ -75,6 +76,8 @@ class Calibrate:
         unordered = []
         for i, (group, values) in enumerate(sorted(members.items())):
             method = next((m for p, m in rules for v in values if _fits(v, p)), self.method)
+            if method == "auto" and not draft.assumed.isdisjoint(values):
+                method = "minmax"  # the least error of an assumed tail is an assumption
             quantizer = self._activation(plan.groups[group], values, draft.stats, method, floors)
             if method == "moving-average" and quantizer.method == "minmax":
                 unordered.append(values[0])

@@ -32,6 +32,7 @@ from halfeven.draft import Draft, Progress, Samples
 from halfeven.errors import BadOption
 from halfeven.graph import ops
 from halfeven.graph.half import KINDS, WORDS, half_ports, halvable, halved, to_half
+from halfeven.graph.plan import Plan
 from halfeven.run.ort import OrtExecutor
 from halfeven.wording import counted
 
@@ -89,7 +90,8 @@ class Half:
             pins.update(_overflows(draft, open_nodes, self, data, progress))
         chosen = {node.name or "" for node in open_nodes if node.name not in pins}
         model, count = to_half(draft.model, kind, chosen, interface=self.interface == "same")
-        return replace(draft, model=model).noting(*_notes(draft.model, kind, count, pins))
+        plan = _renamed(draft.plan, draft.model, model) if self.interface == "same" else draft.plan
+        return replace(draft, model=model, plan=plan).noting(*_notes(draft.model, kind, count, pins))
 
     def _pins(self, draft: Draft, kind: ir.DataType) -> dict[str, str]:
         """Nodes that stay in float32 whatever the data are, with the reason; what is quantized without one."""
@@ -107,6 +109,20 @@ class Half:
             elif kind is KINDS["fp16"] and (reason := _unfit(node)):
                 found[name] = reason
         return found
+
+
+def _renamed(plan: Plan, before: ir.Model, after: ir.Model) -> Plan:
+    """The plan for a model whose 16-bit inputs and outputs have taken the names of what is quantized beside them."""
+    nodes = {node.name: node for node in after.graph}
+    makers = {v.name: (node.name, i) for node in before.graph for i, v in enumerate(node.outputs)}
+    sites = {}
+    for site, group in plan.sites.items():
+        value = nodes[site.consumer].inputs[site.port] if site.consumer in nodes else None
+        if value is None and site.value in makers:
+            name, port = makers[site.value]
+            value = nodes[name].outputs[port]
+        sites[replace(site, value=value.name or "") if value is not None else site] = group
+    return replace(plan, sites=sites)
 
 
 def _reduced(node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -24,6 +24,7 @@ from halfeven.run.ort import HUGE
 from halfeven.stats.distance import sqnr_db
 from halfeven.steps.regions import Unit, choose, make_units
 from halfeven.steps.weights import Mode, Packing, place_weights
+from halfeven.steps.widths import in_widths
 from halfeven.targets.target import OpRule, Target
 
 TABLE_ROWS = 4096
@@ -49,9 +50,14 @@ class Place:
     """`static`: weights and activations, by scales from data. `dynamic`: activations by scales that each run finds.
     `weight-only`: weights; the file shrinks, the runtime computes in float. `float`: nothing."""
     bits: int = 8
-    """weight-only: the bits of a weight of MatMul and Gemm, 8 or 4; other weights take 8."""
+    """static and weight-only: the bits of a weight of MatMul and Gemm, 8 or 4."""
+    conv_bits: int = 8
+    """static and weight-only: the bits of a weight of Conv and ConvTranspose, 8 or 4; 4 is stored so, computed in
+    float."""
+    activation_bits: int = 8
+    """static: the bits of an activation, 8 or 16; 16 is computed in float by ONNX Runtime."""
     block: int = 0
-    """weight-only: so many weights of MatMul and Gemm share a scale: 16, 32, 64 or 128; 0: those of one output."""
+    """weight-only: so many weights of one output share a scale: 16, 32, 64 or 128; 0: all of them."""
     zero_points: Literal["none", "free"] = "none"
     """weight-only: `free` gives MatMul and Gemm a zero point with each scale."""
 
@@ -62,19 +68,20 @@ class Place:
         if self.mode != "static":
             kept, packed = (
                 _kept(draft.model, self.keep_float),
-                Packing(self.bits, self.block, self.zero_points == "free"),
+                Packing(self.bits, self.block, self.zero_points == "free", self.conv_bits),
             )
             kept = {**_rough_tables(draft.model, draft.target), **kept, **_inner(draft.model)}
             return place_weights(draft, self.mode, kept, packed, every=self.prefer == "size")
         reasons = {**_rough_tables(draft.model, draft.target), **_masks(draft), **_post_processing(draft.model)}
         reasons.update(_shape_arithmetic(draft.model))
         reasons.update(_kept(draft.model, self.keep_float))
-        units = make_units(draft.model, draft.target, reasons)
-        chosen, floats = choose(units, draft.target, draft.shapes, self.prefer)
-        plan = _Placer(draft.model, draft.target, chosen).plan()
+        target, said = in_widths(draft.target, self.bits, self.conv_bits, self.activation_bits)
+        units = make_units(draft.model, target, reasons)
+        chosen, floats = choose(units, target, draft.shapes, "size" if said else self.prefer)
+        plan = _Placer(draft.model, target, chosen).plan()
         named = {node.name or "": reason for unit, reason in floats.items() for node in unit.nodes}
         named.update(_float_tails(chosen, plan))
-        return replace(draft, plan=replace(plan, floats={**named, **_inner(draft.model)}))
+        return replace(draft, plan=replace(plan, floats={**named, **_inner(draft.model)})).noting(*said)
 
 
 def _kept(model: ir.Model, patterns: Sequence[str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from halfeven.draft import Draft, Progress, Samples
 from halfeven.errors import UnsupportedModel
+from halfeven.graph.normals import carry_over, note_weights
 from halfeven.graph.opset import convert_opset
 from halfeven.graph.prepare import prepare
 from halfeven.graph.widen import widened
@@ -34,6 +35,7 @@ class Simplify:
         source, notes = widened(draft.model)
         model, more = prepare(source)
         model, notes = self._raise_opset(model, [*notes, *more])
+        note_weights(model)
         sample = first(data)
         if sample is None:
             return replace(draft, model=model).noting(*notes)
@@ -50,5 +52,6 @@ class Simplify:
         if current >= OPSET_FOR_AXIS or current == 0:
             return model, notes
         raised, more = prepare(convert_opset(model, max(self.opset, OPSET_FOR_AXIS)))
+        carry_over(model, raised)
         note = f"opset {current} was raised to {raised.opset_imports['']}: per-channel scales need {OPSET_FOR_AXIS}"
         return raised, [*notes, note, *more]

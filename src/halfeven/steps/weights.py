@@ -8,8 +8,9 @@
                                                                                          faster
     float         float                                float                             float
 
-Only MatMul and Gemm take blocks, 4 bits and zero points; convolutions, lookup tables and recurrent weights are int8,
-one scale for each output channel (of a recurrent network: for each gate of each unit and direction). A last block may
+MatMul and Gemm take blocks, 4 bits and zero points, convolutions if they are asked for in 4 bits; else these, lookup
+tables and recurrent weights are int8, one scale for each output channel (of a recurrent network: for each gate of each
+unit and direction). A depthwise convolution has nothing to make blocks of. A last block may
 be shorter than the others. `dynamic` takes MatMul, Gemm and LSTM, and convolutions where size is preferred: their
 integer kernels without constant scales are slower than float. GRU and RNN have no dynamic operator in ONNX Runtime; in
 that mode they stay float.
@@ -58,10 +59,12 @@ class Packing:
     bits: int = 8
     block: int = 0
     affine: bool = False
+    conv_bits: int = 8
 
     def __post_init__(self) -> None:
-        if self.bits not in (4, 8):
-            raise BadOption(f"--bits {self.bits}: weights alone are stored in 4 or 8 bits.")
+        for flag, bits in (("--bits", self.bits), ("--conv-bits", self.conv_bits)):
+            if bits not in (4, 8):
+                raise BadOption(f"{flag} {bits}: weights alone are stored in 4 or 8 bits.")
         if self.block not in (0, *BLOCKS):
             raise BadOption(f"--block {self.block}: choose one of {', '.join(map(str, BLOCKS))}, or 0 for none.")
 
@@ -73,6 +76,14 @@ class Packing:
         else:
             tiling = PER_TENSOR if output is None else per_channel(output)
         return Scheme(grid, tiling, zero_point=ZeroRule.FREE if self.affine else ZeroRule.NONE)
+
+    def for_convolution(self, shape: tuple[int, ...], output: int | None) -> Scheme:
+        """The scheme of a convolution's weight; of 8 bits by channel, of 4 in blocks where a block has channels."""
+        if self.conv_bits == 8:
+            return Scheme(INT8_NARROW, PER_TENSOR if output is None else per_channel(output))
+        summed = 1 if output == 0 else 0
+        blocked = self.block if output is not None and self.block <= shape[summed] else 0
+        return replace(self, bits=self.conv_bits, block=blocked).scheme(len(shape), output, summed)
 
 
 def place_weights(draft: Draft, mode: Mode, kept: Mapping[str, str], packing: Packing, *, every: bool) -> Draft:
@@ -156,7 +167,8 @@ def _schemes(node: ir.Node, packing: Packing) -> Iterable[tuple[int, Scheme]]:
         summed = rank - 1 if weight == 0 or transposed else rank - 2
         yield weight, packing.scheme(rank, axis, summed)
     else:
-        yield weight, Scheme(INT8_NARROW, PER_TENSOR if axis is None else per_channel(axis))
+        convolution = node.op_type != "Gather"
+        yield weight, (packing if convolution else Packing()).for_convolution(_shape(node, weight), axis)
 
 
 def _weight(node: ir.Node, port: int, scheme: Scheme) -> Quantizer:
@@ -189,6 +201,7 @@ def _plain(draft: Draft, plan: Plan, packing: Packing, mode: Mode) -> list[str]:
     asked = mode == "weight-only" and (packing.bits < 8 or packing.block or packing.affine)
     layers = {site.consumer for site, group in plan.sites.items() if plan.groups[group].role == "weight"}
     odd = {n.op_type for n in draft.model.graph if n.name in layers} - {"MatMul", "Gemm"}
+    odd -= {"Conv", "ConvTranspose"} if packing.conv_bits == 4 else set()
     if not asked or not odd:
         return []
     return [f"weights of {', '.join(sorted(odd))} are int8, one scale for each output channel, whatever --bits says"]
