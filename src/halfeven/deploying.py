@@ -4,8 +4,9 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from halfeven import api, deployment
+from halfeven import deployment
 from halfeven.commands import check_outputs, progress_of, quiet_libraries, settings_of
+from halfeven.errors import BadOption
 from halfeven.exporters.formats import FORMATS, exporter_named, format_of
 from halfeven.printing import print_comparison, print_json, print_notes, say
 from halfeven.report.inspection import inspect_draft
@@ -16,12 +17,16 @@ def export(args: argparse.Namespace) -> int:
     check_outputs(args, {"-o": args.output})
     quiet_libraries()
     output, chosen = Path(args.output), format_of(args.output, args.format)
-    exporter_named(chosen)  # says what is missing, before the work
+    exporter = exporter_named(chosen)  # says what is missing, before the work
+    options = {} if args.runtime_version is None else {"version": args.runtime_version}
+    if not set(options) <= set(FORMATS[chosen].takes):
+        having = ", ".join(name for name, entry in FORMATS.items() if "version" in entry.takes)
+        raise BadOption(f"--runtime-version: {chosen} names no version of its runtime; {having} do. Leave it out.")
     with progress_of(args) as progress:
         more = settings_of(args, "target", "preprocess")
         draft = deployment.open_quantized(args.model, args.plan, format=chosen, data=args.data, **more)
         progress("write", 0, None)
-        said = api.export(draft, output, chosen)
+        said = exporter(draft, output, **options)
     notes = tuple(dict.fromkeys((*draft.notes, *said)))
     seen = inspect_draft(draft)
     if args.json:

@@ -14,7 +14,7 @@ from typing import Any
 import onnx_ir as ir
 
 from halfeven.draft import Draft, Progress, no_progress, pipeline
-from halfeven.errors import BadOption, UnsupportedByTarget
+from halfeven.errors import BadOption, UnsupportedByTarget, UnsupportedModel
 from halfeven.exporters.formats import FORMATS, target_of
 from halfeven.exporters.onnx import to_qdq
 from halfeven.feeding import open_data
@@ -23,7 +23,7 @@ from halfeven.graph.names import name_everything
 from halfeven.graph.plan import Plan, changes
 from halfeven.graph.prepare import inline_functions, prepare
 from halfeven.importers.formats import import_plan, sniff
-from halfeven.importers.models import read_model
+from halfeven.importers.models import read_as_stored, read_model
 from halfeven.importers.qdq import draft_of
 from halfeven.importers.shifting import as_target_takes
 from halfeven.options import check_setting
@@ -65,7 +65,7 @@ def open_quantized(
         UnsupportedModel: the model cannot be read, or has no quantization in it.
         BadOption: the plan cannot be read, is of another model, or of an equalized one.
     """
-    loaded, notes = read_model(model)
+    loaded, notes = read_as_stored(model) if plan is None else read_model(model)
     chosen = _target(loaded, target, format)
     if plan is None:
         return _traced(_signed_for(draft_of(loaded, chosen).noting(*notes)), format, data, preprocess)
@@ -188,12 +188,19 @@ def _named(model: ir.Model) -> ir.Model:
 def _followed(model: ir.Model, plan: Plan | str | Path, target: Target) -> tuple[Draft, list[str]]:
     """The plan on whichever form of the model has more of its places, and what is missing there."""
     best: tuple[Draft, list[str]] | None = None
+    refused: UnsupportedModel | None = None
     for form in (prepare(model)[0], _named(model)):
-        read = plan if isinstance(plan, Plan) else import_plan(plan, form, target)
+        try:
+            read = plan if isinstance(plan, Plan) else import_plan(plan, form, target)
+        except UnsupportedModel as error:  # names what this form lacks; the other may have it
+            refused = refused or error
+            continue
         missing = _missing(form, read)
         if best is None or len(missing) < len(best[1]):
             best = Draft(form, target, read), missing
-    assert best is not None
+    if best is None:
+        assert refused is not None
+        raise refused
     return best
 
 
@@ -208,7 +215,7 @@ def _side(given: str | Path | Plan, floats: Sequence[ir.Model], target: Target) 
     """One of two to compare, and whether it tells which nodes stay float."""
     kind = "plan" if isinstance(given, Plan) else sniff(given)
     if kind in WHOLE:
-        return draft_of(read_model(given)[0], target), True
+        return draft_of(read_as_stored(given)[0], target), True
     if not floats:
         plan = given if isinstance(given, Plan) else import_plan(given, None, target, kind)
         return Draft(ir.Model(ir.Graph([], [], nodes=[]), ir_version=10), target, plan), kind == "plan"

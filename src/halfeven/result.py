@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from halfeven.draft import Draft
 from halfeven.errors import BadOption
-from halfeven.exporters.formats import exporter_named, format_of
+from halfeven.exporters.formats import FORMATS, exporter_named, format_of
 from halfeven.graph import model as files
 from halfeven.graph.plan import Plan
 from halfeven.report.inspection import inspect_draft
@@ -53,14 +53,17 @@ class Result:
 
         Raises:
             BadOption: the file cannot be written, or its data would replace those that the source model reads; the
-                suffix tells no format; integer inputs and outputs were asked for, which only qdq has here.
+                suffix tells no format; integer inputs and outputs were asked for, which it has not.
             UnsupportedByTarget: the format cannot hold the model; nothing is written.
         """
         chosen = format_of(path, format)
         if chosen != "qdq":
-            if self.io != "float":
-                raise BadOption(f"--io {self.io} is of the format qdq; leave it out for {chosen}.")
-            return exporter_named(chosen)(self.draft, Path(path))
+            if self.io == "float":
+                return exporter_named(chosen)(self.draft, Path(path))
+            if "io" not in FORMATS[chosen].takes:
+                having = " or ".join(["qdq", *(name for name, entry in FORMATS.items() if "io" in entry.takes)])
+                raise BadOption(f"--io {self.io} is of the format {having}; leave it out for {chosen}.")
+            return exporter_named(chosen)(self.draft, Path(path), io=self.io)
         files.spare(path, self.reads)
         files.save(self.model, path)
         return ()

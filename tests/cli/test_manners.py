@@ -198,15 +198,15 @@ def test_every_option_of_a_step_has_a_text_and_a_flag(capsys: pytest.CaptureFixt
 
 def test_help_is_quick_and_loads_no_library() -> None:
     program = (
-        "import sys, time; start = time.perf_counter()\nfrom halfeven.cli import main\n"
+        "import sys, time; start = time.process_time()\nfrom halfeven.cli import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
         "heavy = {'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'rich', 'PIL', 'torch', 'shutil'} & set(sys.modules)\n"
-        "print(sorted(heavy), time.perf_counter() - start, file=sys.stderr)"
+        "print(sorted(heavy), time.process_time() - start, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     loaded, seconds = done.stderr.rsplit(" ", 1)
     assert loaded == "[]"
-    assert float(seconds) < 1.0  # 0.03 s on a desktop; NumPy alone would take more than 0.1
+    assert float(seconds) < 0.5  # of the processor: 0.03 on a desktop; NumPy alone would take more than 0.1
 
 
 @pytest.mark.parametrize("columns", [50, 80, 140])

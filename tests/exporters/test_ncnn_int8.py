@@ -54,10 +54,10 @@ g (float[N,6,8,8] x) => (float[N,7] y) <float[12,6,3,3] w, float[12] b, float[12
 
 @pytest.fixture(scope="module")
 def made(build: Build, samples: Callable, placed: Callable, calibrated: Callable) -> Made:
-    """`made(text, target)`: a calibrated draft of the text's network, and its data."""
+    """`made(text, target, **weights)`: a calibrated draft of the text's network, and its data."""
 
-    def run(text: str, target: object = NCNN) -> tuple[Draft, list]:
-        model = build(text)
+    def run(text: str, target: object = NCNN, **weights: np.ndarray) -> tuple[Draft, list]:
+        model = build(text, **weights)
         data = samples(model)
         return calibrated(placed(model, target, data, prefer="size"), data), data
 
@@ -204,6 +204,16 @@ def test_groups_with_scales_of_their_own_run_in_float_and_it_is_said(made: Made,
     expected = OrtExecutor(to_qdq(draft), optimize=False)(data[0][1])["y"]
     np.testing.assert_allclose(run(data[0][1])["y"], expected, atol=1e-5)
     assert not int8_layers(run, data[0][1])[0].integer
+
+
+def test_groups_that_the_kernels_get_wrong_run_in_float(made: Made, tmp_path: Path) -> None:
+    net = "g (float[1,4,6,6] x) => (float[1,16,4,4] y) <float[16,2,3,3] w, float[16] b> { y = Conv<group=2>(x, w, b) }"
+    alike = np.repeat(np.random.default_rng(0).normal(size=(2, 2, 3, 3)), 8, axis=0)  # one scale in each group
+    draft, data = made(net, w=alike)
+    notes = write_ncnn(draft, tmp_path / "net.param")
+    assert any("or a wrong one" in note for note in notes)
+    expected = OrtExecutor(to_qdq(draft), optimize=False)(data[0][1])["y"]
+    np.testing.assert_allclose(open_ncnn(tmp_path / "net.param")(data[0][1])["y"], expected, atol=1e-5)
 
 
 REFUSED = {

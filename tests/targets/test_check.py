@@ -69,7 +69,7 @@ CASES: dict[str, tuple[str, Plan, str | None]] = {
         plan_of(replace(act(UINT8), params=None, method=DYNAMIC), weight()),
         None,
     ),
-    "sixteen bits": ("onnxruntime", plan_of(act(INT16), weight()), "Conv 'conv', input 0 is int16 affine codes"),
+    "sixteen bits": ("openvino", plan_of(act(INT16), weight()), "Conv 'conv', input 0 is int16 affine codes"),
     "the other sign": ("openvino", plan_of(act(INT8), weight()), "openvino takes uint8 affine"),
     "a zero point": ("tensorrt", plan_of(act(INT8, AFFINE, 7), weight()), "with zero point 7, but tensorrt takes int8"),
     "scales by channel of an activation": (
@@ -167,5 +167,5 @@ def test_of_many_faults_the_first_few_are_told_and_the_others_counted(build: Bui
     with pytest.raises(
         UnsupportedByTarget, match=r"Conv 'c0'.*Conv 'c1'.*Conv 'c2'.* And 3 more\. Choose another"
     ) as why:
-        to_qdq(Draft(model, TARGETS["onnxruntime"], plan))
+        to_qdq(Draft(model, TARGETS["openvino"], plan))
     assert "c3" not in str(why.value)

@@ -2,7 +2,8 @@
 
 An exporter is a function `(draft, path) -> notes`: it writes the calibrated draft to `path`, beside and then renamed,
 and returns sentences for the user on what was converted, left in float or left out. It refuses, before writing, what
-the format or its runtime cannot take. Modules are imported when their format is used.
+the format or its runtime cannot take. What a format's `takes` names is passed by keyword. Modules are imported when
+their format is used.
 """
 
 from collections.abc import Callable
@@ -12,30 +13,34 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
-from halfeven.draft import Draft
 from halfeven.errors import BadOption
 from halfeven.targets import TARGETS
 
-Exporter: TypeAlias = Callable[[Draft, Path], tuple[str, ...]]
+Exporter: TypeAlias = Callable[..., tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Format:
     """A format: the suffix of its files, what it is, and where its exporter stands (`module:function`).
 
-    `extra`: that of the packages which writing it needs, `PACKAGES`.
+    `extra`: that of the packages which writing it needs, `PACKAGES`. `takes`: options that its exporter has: `io`, the
+    type of codes at the border of the file; `version`, of the runtime that shall read it.
     """
 
     suffix: str
     what: str
     home: str
     extra: str = ""
+    takes: tuple[str, ...] = ()
 
 
 PACKAGES = {"litert": ("ai_edge_litert", "flatbuffers")}
 
 FORMATS: dict[str, Format] = {
     "qdq": Format(".onnx", "ONNX with QuantizeLinear and DequantizeLinear", "halfeven.exporters.onnx:write_qdq"),
+    "qdq-int4": Format(
+        ".onnx", "the same, weights of at most 4 bits stored in 4", "halfeven.exporters.onnx_int4:write_qdq_int4"
+    ),
     "qoperator": Format(".onnx", "ONNX with integer operators", "halfeven.exporters.qoperator:write_qoperator"),
     "matmulnbits": Format(
         ".onnx", "ONNX with MatMulNBits: weights alone, of 4 or 8 bits", "halfeven.exporters.nbits:write_nbits"
@@ -44,16 +49,24 @@ FORMATS: dict[str, Format] = {
         ".onnx", "the same, activations int8 inside the kernel", "halfeven.exporters.nbits:write_nbits_int8"
     ),
     "c": Format(".c", "C99 for bare metal, integers only", "halfeven.exporters.c.write:write_c"),
-    "tflite": Format(".tflite", "LiteRT (TensorFlow Lite)", "halfeven.exporters.litert.write:write_litert", "litert"),
+    "tflite": Format(
+        ".tflite", "LiteRT (TensorFlow Lite)", "halfeven.exporters.litert.write:write_litert", "litert", ("io",)
+    ),
     "ncnn": Format(".param", "ncnn, int8, with its .bin beside", "halfeven.exporters.ncnn.write:write_ncnn"),
     "openvino-ir": Format(
         ".xml", "OpenVINO IR with FakeQuantize, its .bin beside", "halfeven.exporters.openvino.write:write_ir"
     ),
     "tensorrt-cache": Format(
-        ".cache", "TensorRT's calibration cache", "halfeven.exporters.tables.tensorrt:write_cache"
+        ".cache",
+        "TensorRT's calibration cache",
+        "halfeven.exporters.tables.tensorrt:write_cache",
+        takes=("version",),
     ),
     "tensorrt-cache-minmax": Format(
-        ".cache", "the same of its min-max calibrator", "halfeven.exporters.tables.tensorrt:write_cache_minmax"
+        ".cache",
+        "the same of its min-max calibrator",
+        "halfeven.exporters.tables.tensorrt:write_cache_minmax",
+        takes=("version",),
     ),
     "tensorrt-precision": Format(
         ".json", "TensorRT: scales, and nodes in half precision", "halfeven.exporters.tables.tensorrt:write_precision"

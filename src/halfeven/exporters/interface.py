@@ -2,6 +2,9 @@
 
 An input whose first act is QuantizeLinear takes the codes themselves; an output that ends in DequantizeLinear gives
 them. Scale and zero point of each are written to the model's metadata (`halfeven.io.NAME`), as the caller needs them.
+
+Where the interface is in half precision a Cast stands between it and the codes, and goes with them. What is not
+quantized at all has no scale, so that codes of it would mean nothing; pictures are an exception, as they are bytes.
 """
 
 import json
@@ -11,6 +14,7 @@ import onnx_ir as ir
 from halfeven.draft import Draft
 from halfeven.errors import BadOption
 
+HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 TYPES = {"float": None, "uint8": ir.DataType.UINT8, "int8": ir.DataType.INT8}
 
 
@@ -40,29 +44,37 @@ def integer_interface(model: ir.Model, draft: Draft, io: str, pictures: bool = F
 
 
 def _take_codes(model: ir.Model, value: ir.Value, wanted: ir.DataType) -> bool:
-    uses = list(value.uses())
-    if len(uses) != 1 or uses[0].node.op_type != "QuantizeLinear" or uses[0].idx != 0:
+    cast = _only_reader(value, "Cast") if value.dtype in HALVES else None
+    q = _only_reader(value if cast is None else cast.outputs[0], "QuantizeLinear")
+    if q is None:
         return False
-    q = uses[0].node
     zero = q.inputs[2]
     if zero is None or zero.dtype is not wanted:
         return False
     _remember(model, value.name or "", q)
     codes = q.outputs[0]
     codes.replace_all_uses_with(value)
-    assert q.graph is not None
-    q.graph.remove(q, safe=True)
+    for node in (q, cast):
+        if node is not None and node.graph is not None:
+            node.graph.remove(node, safe=True)
     value.type = ir.TensorType(wanted)
     return True
 
 
+def _only_reader(value: ir.Value, op: str) -> ir.Node | None:
+    """The one node that reads a value, at its first port, if it is of this operator."""
+    uses = list(value.uses())
+    alone = len(uses) == 1 and uses[0].idx == 0 and uses[0].node.op_type == op and not value.is_graph_output()
+    return uses[0].node if alone else None
+
+
 def _take_bytes(value: ir.Value) -> bool:
     """Let an input that holds bytes as floats be uint8, and cast it."""
-    if value.dtype is not ir.DataType.FLOAT:
+    if value.dtype is not ir.DataType.FLOAT and value.dtype not in HALVES:
         return False
     readers = [(use.node, use.idx) for use in value.uses()]
     cast = ir.Node(
-        "", "Cast", [value], [ir.AttrInt64("to", int(ir.DataType.FLOAT))], num_outputs=1, name=f"{value.name}_Cast"
+        "", "Cast", [value], [ir.AttrInt64("to", int(value.dtype))], num_outputs=1, name=f"{value.name}_Cast"
     )
     cast.outputs[0].name, cast.outputs[0].type, cast.outputs[0].shape = f"{value.name}_cast", value.type, value.shape
     graph = value.graph
@@ -75,8 +87,13 @@ def _take_bytes(value: ir.Value) -> bool:
 
 
 def _give_codes(model: ir.Model, value: ir.Value, wanted: ir.DataType) -> bool:
-    dq = value.producer()
+    maker = value.producer()
+    cast = maker if maker is not None and maker.op_type == "Cast" and value.dtype in HALVES else None
+    real = value if cast is None else cast.inputs[0]
+    dq = real.producer() if real is not None else None
     if dq is None or dq.op_type != "DequantizeLinear" or value.uses() or dq.inputs[2] is None:
+        return False
+    if real is None or (cast is not None and (len(real.uses()) != 1 or real.is_graph_output())):
         return False
     codes = dq.inputs[0]
     if codes is None or dq.inputs[2].dtype is not wanted:
@@ -84,8 +101,9 @@ def _give_codes(model: ir.Model, value: ir.Value, wanted: ir.DataType) -> bool:
     _remember(model, value.name or "", dq)
     name = value.name
     model.graph.outputs[list(model.graph.outputs).index(value)] = codes
-    assert dq.graph is not None
-    dq.graph.remove(dq, safe=True)
+    for node in (cast, dq):
+        if node is not None and node.graph is not None:
+            node.graph.remove(node, safe=True)
     value.name, codes.name, codes.shape = None, name, value.shape
     return True
 

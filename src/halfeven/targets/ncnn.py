@@ -31,6 +31,7 @@ NCNN = Target(
     costs=UNIFORM,
     numerics=Numerics(rounding=Rounding.HALF_AWAY, bias_bits=0),
     clamps_in_range=False,
+    clamp_by_channel=False,
     recurrent="ncnn's static int8 scales do not reach {op}",
     formats=("ncnn", "ncnn-table"),
 )

@@ -3,13 +3,15 @@
 x86: kernels are fast with uint8 activations and int8 weights; int8 activations are fused only when the session is told
 so. Arm has the signed kernels by default. Both take affine activations, per-channel symmetric int8 weights and an int32
 bias of scale (input scale * weight scale). What is "own" below has a QLinear kernel; what is "as_input" runs on codes
-as they are. Not listed means no integer kernel (Div, Sub, Erf, Clip on its own, LayerNormalization, ConvTranspose) or
-none to rely on: QLinearSoftmax gives zeros where the output's scale is not near 1/256.
+as they are. Codes of 4 and of 16 bits are taken, though no kernel computes on them: weights of 4 bits become real first
+(a MatMul of real activations has MatMulNBits), and what stands between 16-bit codes is float. Not listed means no
+integer kernel (Div, Sub, Erf, Clip on its own, LayerNormalization, ConvTranspose) or none to rely on: QLinearSoftmax
+gives zeros where the output's scale is not near 1/256.
 """
 
 from dataclasses import replace
 
-from halfeven.numerics.grid import INT8, INT8_NARROW, UINT8
+from halfeven.numerics.grid import INT8, INT8_NARROW, INT16, UINT8, IntGrid
 from halfeven.numerics.scheme import Scheme, ZeroRule, per_channel
 from halfeven.targets.costs import ORT_X86, UNIFORM
 from halfeven.targets.target import UNDILATED, OpRule, Target
@@ -34,8 +36,12 @@ ONNXRUNTIME = Target(
     rules=RULES,
     costs=ORT_X86,
     recurrent="ONNX Runtime has no integer kernel for static {op}; its weights dequantize on every run",
-    formats=("qdq", "qoperator", "matmulnbits", "matmulnbits-int8", "ort-calibration", "encodings"),
-    takes=(Scheme(UINT8, zero_point=ZeroRule.FREE), Scheme(INT8, zero_point=ZeroRule.FREE)),
+    formats=("qdq", "qdq-int4", "qoperator", "matmulnbits", "matmulnbits-int8", "ort-calibration", "encodings"),
+    takes=(
+        *(Scheme(UINT8, zero_point=ZeroRule.FREE), Scheme(INT8, zero_point=ZeroRule.FREE)),
+        *(Scheme(IntGrid(16, signed=False), zero_point=ZeroRule.FREE), Scheme(INT16, zero_point=ZeroRule.FREE)),
+        *(Scheme(IntGrid(4, signed=False), zero_point=ZeroRule.FREE), Scheme(IntGrid(4), zero_point=ZeroRule.FREE)),
+    ),
 )
 
 ACT_S8 = Scheme(INT8, zero_point=ZeroRule.FREE)

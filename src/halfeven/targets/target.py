@@ -86,6 +86,9 @@ class Target:
     costs: Costs
     numerics: Numerics = Numerics()
     clamps_in_range: bool = True
+    """Whether the saturation of codes may replace a clamp in the file."""
+    clamp_by_channel: bool = True
+    """Whether a clamp that has a bound for each channel runs as well as one of a single bound."""
     recurrent: str = ""
     formats: tuple[str, ...] = ("qdq",)
     takes: tuple[Scheme, ...] = ()

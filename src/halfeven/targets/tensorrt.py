@@ -27,6 +27,7 @@ TENSORRT = Target(
     costs=UNIFORM,
     numerics=Numerics(bias_bits=0),
     clamps_in_range=False,
+    clamp_by_channel=False,
     recurrent="TensorRT runs {op} in float or half precision",
     formats=("qdq", "tensorrt-cache", "tensorrt-cache-minmax", "tensorrt-precision", "ppq-tensorrt"),
 )

@@ -87,17 +87,18 @@ class Builder:
         scale: Array | None = None,
         zero_point: Array | None = None,
         axis: int = 0,
+        *,
+        bits: int = 0,
     ) -> int:
-        """A constant; the same small one is written once."""
+        """A constant, of codes of `bits` bits where these are 4; the same small one is written once."""
         array = np.asarray(array, order="C")
         small = array.nbytes <= 4096
         tag = () if scale is None else (scale.tobytes(), np.asarray(zero_point).tobytes(), axis)
-        key = (array.shape, array.dtype.str, array.tobytes() if small else id(array), *tag)
+        dtype = "int4" if bits == 4 else array.dtype.name
+        key = (array.shape, dtype, array.tobytes() if small else id(array), *tag)
         if small and key in self.held:
             return self.held[key]
-        self.tensors.append(
-            FileTensor(self.name(name), array.shape, array.dtype.name, scale, zero_point, axis, data=array)
-        )
+        self.tensors.append(FileTensor(self.name(name), array.shape, dtype, scale, zero_point, axis, data=array))
         self.held[key] = len(self.tensors) - 1
         return len(self.tensors) - 1
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfeven.errors import UnsupportedByTarget
+from halfeven.numerics.packing import pack
 from halfeven.run.litert import MISSING, schema
 
 Array = npt.NDArray[np.generic]
@@ -28,6 +29,7 @@ TYPES: Mapping[str, str] = {
     "float32": "FLOAT32",
     "float16": "FLOAT16",
     "float64": "FLOAT64",
+    "int4": "INT4",
     "int8": "INT8",
     "int16": "INT16",
     "int32": "INT32",
@@ -76,9 +78,16 @@ VERSIONS: Mapping[str, tuple[int, int, int]] = {
 }
 
 
+HALVED: Mapping[str, int] = {"CONV_2D": 7, "DEPTHWISE_CONV_2D": 7, "DEQUANTIZE": 6, "FULLY_CONNECTED": 10}
+"""Versions with weights of int4."""
+
+
 @dataclass(frozen=True, eq=False)
 class FileTensor:
-    """One tensor of the file; `scale` and `zero_point` have one entry, or one for each index along `axis`."""
+    """One tensor of the file; `scale` and `zero_point` have one entry, or one for each index along `axis`.
+
+    `data` of a constant of int4 are int8.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -161,7 +170,7 @@ def _model(tables: Any, graph: FileGraph) -> Any:
     for tensor in graph.tensors:
         index = 0
         if tensor.data is not None:
-            buffers.append(_Buffer(tables, tensor.data.tobytes()))
+            buffers.append(_Buffer(tables, _content(tensor)))
             index = len(buffers) - 1
         tensors.append(_tensor(tables, tensor, index))
     codes: dict[tuple[str, int], int] = {}
@@ -216,10 +225,18 @@ def _tensor(tables: Any, tensor: FileTensor, buffer: int) -> Any:
     )
 
 
+def _content(tensor: FileTensor) -> bytes:
+    """A constant's bytes; of int4, two codes to a byte, the first in the low half."""
+    assert tensor.data is not None
+    return pack(tensor.data.astype(np.int8), 4).tobytes() if tensor.dtype == "int4" else tensor.data.tobytes()
+
+
 def _version(op: FileOp, tensors: Sequence[FileTensor]) -> int:
     """The operator's version, by the type of its first input, or output for QUANTIZE."""
     places = op.outputs if op.code == "QUANTIZE" else op.inputs
     kind = tensors[places[0]].dtype if places else ""
+    if op.code in HALVED and any(index >= 0 and tensors[index].dtype == "int4" for index in op.inputs):
+        return HALVED[op.code]
     return VERSIONS.get(op.code, (1, 1, 1))[2 if kind == "int16" else 1 if kind in ("int8", "uint8") else 0]
 
 

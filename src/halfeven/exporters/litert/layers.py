@@ -8,8 +8,9 @@
     Gemm, MatMul by a constant       FULLY_CONNECTED      (O, K)                      0
     MatMul of two values             BATCH_MATMUL
 
-A bias is int32 (int64 beside 16-bit activations) of scale input * weight, and always written, as zeros if need be.
-Pads of a convolution are those of `windows`; of TRANSPOSE_CONV the output is made whole and then cut.
+Weights are int8, or int4 where the plan has 4 bits. A bias is int32 (int64 beside 16-bit activations) of scale
+input * weight, and always written, as zeros if need be. Pads of a convolution are those of `windows`; of TRANSPOSE_CONV
+the output is made whole and then cut.
 """
 
 from collections.abc import Sequence
@@ -116,11 +117,15 @@ def _weight(b: Builder, op: Op, weight: Tensor, stored: Array, place: int) -> in
     """The weight in LiteRT's order; of a layer on real numbers its codes, made real in front unless it is hybrid."""
     if weight.params is None:
         return b.constant(np.asarray(stored, np.float32), weight.name)
-    if weight.params.zero_point.any() or stored.dtype != np.int8:
-        raise refuse(op, f"its weights '{weight.name}' are {weight.params.scheme}; LiteRT takes symmetric int8.")
+    bits = weight.params.scheme.grid.bits
+    if weight.params.zero_point.any() or stored.dtype.name not in ("int8", "int4"):
+        found = weight.params.scheme
+        raise refuse(op, f"its weights '{weight.name}' are {found}; LiteRT takes symmetric int8 or int4.")
     scale = weight.params.scale.ravel()
+    if scale.size not in (1, stored.shape[place]):
+        raise refuse(op, f"its weights '{weight.name}' are in blocks; LiteRT takes a scale for each output channel.")
     zero = np.zeros(scale.shape, np.int64)
-    index = b.constant(stored, weight.name, scale, zero, place)
+    index = b.constant(stored.astype(np.int8, copy=False), weight.name, scale, zero, place, bits=bits)
     if op.inputs[0] is not None and not op.inputs[0].coded and not b.hybrid:
         return dequantized(b, index)
     return index

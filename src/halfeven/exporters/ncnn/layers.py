@@ -12,7 +12,8 @@
 
 InnerProduct rounds the product before it adds the bias; the depthwise kernel for x86 takes 1 / f32(s_in s_w) by the
 processor's approximate reciprocal if the channels are a multiple of 8. In float: Convolution1D, Deconvolution, and
-grouped convolutions whose channels have scales of their own within a group.
+grouped convolutions whose channels have scales of their own within a group, or with a multiple of 8 outputs a group:
+what ncnn's int8 kernels for x86 give for those has no meaning.
 
 Sources: ncnn src/layer/{convolution,convolutiondepthwise,innerproduct,deconvolution}.cpp and x86/, 20261020.
 """
@@ -46,7 +47,7 @@ def convolution(op: Op, blobs: Blobs) -> None:
     scales = _weight_scales(op, w, group, blobs) if spatial == 2 else None
     if scales is None:
         if x.coded:
-            blobs.notes.append(f"{op.kind} '{op.name}' runs in float: ncnn has no int8 kernel for its groups or axes.")
+            blobs.notes.append(f"{op.kind} '{op.name}' runs in float: ncnn has no int8 kernel, or a wrong one, for its groups or axes.")
         held = [tagged(blobs.values(w)), *_bias(bias, blobs)]
         _finish(op, blobs, blobs.emit(kind, op.name, [blobs.real(x)], params | _activation(op, blobs), held)[0], out)
         return
@@ -198,9 +199,12 @@ def _bias(bias: Tensor | None, blobs: Blobs, size: int = 0) -> list[bytes]:
 
 def _weight_scales(op: Op, w: Tensor, group: int, blobs: Blobs) -> Array | None:
     """The scales of a convolution's weights: one for each output, or each group; None: not in int8."""
-    scales = _row_scales(op, w, len(blobs.values(w)), blobs)
+    outputs = len(blobs.values(w))
+    scales = _row_scales(op, w, outputs, blobs)
     if scales is None or group == 1:
         return scales
+    if outputs // group % 8 == 0:
+        return None
     each = scales.reshape(group, -1)
     return each[:, 0] if (each == each[:, :1]).all() else None
 

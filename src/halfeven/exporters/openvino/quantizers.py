@@ -3,7 +3,8 @@
     activation    Q                            FakeQuantize(x, il, ih, low, high) -> Convert; levels = high - low + 1
                   DQ                           Convert f32 -> Subtract z -> Multiply s
                   il = f32(s (low - z))        ih = f32(s (high - z))
-    weight        int8 constant, DQ            Const i8 -> Convert f32 -> Subtract z -> Multiply s
+    weight        int8 or int4 constant, DQ    Const i8, i4 -> Convert f32 -> Subtract z -> Multiply s
+    in blocks     the same                     Reshape (.., n / block, block, ..) in front, back behind
     bias          int32 constant, DQ           Const f32: what DQ gives
     table         Gather of codes, DQ          Gather -> Convert -> Subtract z -> Multiply s
 
@@ -11,6 +12,8 @@
 bits; output limits in real numbers would let it derive scales anew, some units in the last place off. What it makes of
 that, int8 kernels with their scales, is its own work: `halfeven.run.openvino` tells which it chose.
 """
+
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -22,7 +25,7 @@ from halfeven.graph import ops
 from halfeven.graph.pairs import DEQUANTIZE, TYPES, codes_type, is_border, params_at, same
 from halfeven.numerics.fake_quantize import openvino_limits
 from halfeven.numerics.quantize import dequantize
-from halfeven.numerics.scheme import QParams
+from halfeven.numerics.scheme import QParams, Tiling
 
 
 def quantizer(node: ir.Node, values: Values) -> None:
@@ -86,6 +89,9 @@ def grouped_weight(value: ir.Value | None, shape: Shape, values: Values) -> Port
 
 def real_of(codes: Port, params: QParams, values: Values, shape: Shape | None) -> Port:
     """Convert, Subtract, Multiply."""
+    runs = [(axis, run) for axis, run in params.scheme.tiling.tiles if run > 1]
+    if runs and shape is not None:
+        return _real_of_blocks(codes, params, values, shape, *runs[0])
     flat = () if params.scale.size == 1 else params.scale.shape
     port = values.inner("Convert", [codes], {"destination_type": FLOAT}, dtype=FLOAT, shape=shape)
     if params.zero_point.any():
@@ -93,6 +99,19 @@ def real_of(codes: Port, params: QParams, values: Values, shape: Shape | None) -
         port = values.inner("Subtract", [port, zero], {"auto_broadcast": "numpy"}, shape=shape)
     scale = values.number(params.scale.reshape(flat))
     return values.inner("Multiply", [port, scale], {"auto_broadcast": "numpy"}, shape=shape)
+
+
+def _real_of_blocks(codes: Port, params: QParams, values: Values, shape: Shape, axis: int, run: int) -> Port:
+    """The same with a scale for each run of codes along an axis, which becomes two axes meanwhile."""
+    if shape[axis] % run:
+        raise UnsupportedByTarget(f"OpenVINO IR: a weight of {shape} does not split into blocks of {run}.")
+    apart = (*shape[:axis], shape[axis] // run, run, *shape[axis + 1 :])
+    runs = (*params.scale.shape[: axis + 1], 1, *params.scale.shape[axis + 1 :])
+    scale, zero = params.scale.reshape(runs), params.zero_point.reshape(runs)
+    scheme = replace(params.scheme, tiling=Tiling(tuple((i, 1) for i, n in enumerate(scale.shape) if n > 1)))
+    split = values.inner("Reshape", [codes, values.whole(apart)], {"special_zero": False}, shape=apart)
+    port = real_of(split, QParams(scheme, scale, zero), values, apart)
+    return values.inner("Reshape", [port, values.whole(shape)], {"special_zero": False}, dtype=FLOAT, shape=shape)
 
 
 def _real(tensor: ir.TensorProtocol, params: QParams) -> Array:

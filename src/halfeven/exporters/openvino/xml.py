@@ -15,6 +15,7 @@ Sources: OpenVINO documentation, openvino-ir-format; src/frontends/ir (2026.4).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import BinaryIO, TypeAlias
 from xml.sax.saxutils import quoteattr
 
@@ -23,6 +24,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from halfeven.errors import UnsupportedByTarget
+from halfeven.numerics.packing import pack, packed_size
 
 ALIGNMENT = 64
 PRECISIONS: dict[ir.DataType, tuple[str, str]] = {
@@ -30,6 +32,8 @@ PRECISIONS: dict[ir.DataType, tuple[str, str]] = {
     ir.DataType.FLOAT16: ("f16", "FP16"),
     ir.DataType.BFLOAT16: ("bf16", "BF16"),
     ir.DataType.DOUBLE: ("f64", "FP64"),
+    ir.DataType.INT4: ("i4", "I4"),
+    ir.DataType.UINT4: ("u4", "U4"),
     ir.DataType.INT8: ("i8", "I8"),
     ir.DataType.UINT8: ("u8", "U8"),
     ir.DataType.INT16: ("i16", "I16"),
@@ -41,6 +45,8 @@ PRECISIONS: dict[ir.DataType, tuple[str, str]] = {
     ir.DataType.BOOL: ("boolean", "BOOL"),
 }
 """Of each type the name in attributes and the name at ports."""
+HALVES = (ir.DataType.INT4, ir.DataType.UINT4)
+"""Two to a byte, the first in the low half."""
 Shape: TypeAlias = tuple[int, ...]
 Array: TypeAlias = npt.NDArray[np.generic]
 
@@ -96,9 +102,10 @@ class Document:
 
     def constant(self, dtype: ir.DataType, shape: Shape, content: Callable[[], Array], name: str = "") -> Port:
         """A Const layer; `content` is asked for its numbers when the file is written."""
-        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        count = int(np.prod(shape, dtype=np.int64))
+        size = packed_size(count, 4) if dtype in HALVES else count * dtype.itemsize
+        self._blobs.append((self._size, partial(_packed, content) if dtype in HALVES else content))
         attributes = {"element_type": _precision(dtype)[0], "shape": shape, "offset": self._size, "size": int(size)}
-        self._blobs.append((self._size, content))
         self._size += -(-int(size) // ALIGNMENT) * ALIGNMENT
         return self.add("Const", (), [(dtype, shape)], attributes, name=name or "const")[0]
 
@@ -119,6 +126,10 @@ class Document:
                 ends = f'from-layer="{source.layer}" from-port="{source.index}" to-layer="{number}" to-port="{port}"'
                 lines.append(f"\t\t<edge {ends}/>")
         return "\n".join([*lines, "\t</edges>", "</net>", ""])
+
+
+def _packed(content: Callable[[], Array]) -> Array:
+    return pack(np.asarray(content()).astype(np.int8), 4)
 
 
 def _lines(number: int, layer: Layer) -> list[str]:

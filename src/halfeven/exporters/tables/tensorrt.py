@@ -50,7 +50,7 @@ def write_cache(draft: Draft, path: Path, *, version: str = VERSION, calibrator:
     entries, notes = _activations(draft, "TensorRT's cache")
     lines = [f"{_one_line(e.name)}: {written(e.params, 'tensorrt')[0]['cache']}" for e in entries]
     text = "\n".join([f"TRT-{version}-{calibrator}", *lines, ""])
-    version_note = f"the first line says TRT-{version}: put the version of your TensorRT there, it may refuse another"
+    version_note = f"the first line says TRT-{version}: TensorRT may refuse a cache of another version than its own"
     return (*write_table(draft, path, text), *notes, version_note)
 
 
