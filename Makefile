@@ -10,10 +10,10 @@ VENV = .venv
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # What the tests use where it can be installed.
-EXTRAS = torch,openvino,litert,tflite-micro,ncnn
+EXTRAS = torch,openvino,litert,tflite-micro,ncnn,plots
 comma = ,
 
-BUILD = pyproject.toml constraints.txt CMakeLists.txt cpp/module.cpp cpp/include/halfeven/*.hpp
+BUILD = pyproject.toml constraints.txt CMakeLists.txt cpp/*.cpp cpp/include/halfeven/*.hpp
 PACKAGE = src/halfeven/*.py src/halfeven/*/*.py src/halfeven/*/*/*.py src/halfeven/demo/*
 
 demo: $(VENV)/demo-installed
@@ -23,7 +23,7 @@ test: $(VENV)/test-installed
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 clean:
 	rm -rf $(VENV) build dist demo-out .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,7 +1,13 @@
 """Models from ONNX text whose weights need no values, samples for them, and drafts decided so far."""
 
+import gc
+import importlib
+import os
+import pkgutil
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 import onnx
@@ -9,6 +15,7 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
+import halfeven
 from halfeven.draft import Batch, Draft, pipeline
 from halfeven.graph.prepare import prepare
 from halfeven.steps.place import Place
@@ -17,6 +24,31 @@ from halfeven.targets.target import Target
 
 HEADER = '<ir_version: 8, opset_import: ["" : {}, "custom" : 1]>\n'
 Data = list[tuple[str, Batch]]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With `-n`, before the test processes start: there is one for each core, so each multiplies with one thread."""
+    if getattr(config.option, "numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    else:
+        gc.disable()  # until all tests are collected, which leaves no garbage
+
+
+def pytest_collection_finish() -> None:
+    """Libraries and tests stay: looking for old models need not look through them.
+
+    Hypothesis also draws constants of the modules that are loaded. Where its draws are to be the same every time, all
+    are, whatever tests ran in this process before.
+    """
+    if "CI" in os.environ:
+        names = [module.name for module in pkgutil.walk_packages(halfeven.__path__, "halfeven.", lambda name: None)]
+        for name in names:
+            with warnings.catch_warnings(), suppress(ImportError):  # of PyTorch, where it is not installed
+                warnings.simplefilter("ignore")
+                if name != "halfeven.__main__":
+                    importlib.import_module(name)
+    gc.freeze()
+    gc.enable()
 
 
 def _built(text: str, opset: int = 17, **given: np.ndarray) -> ir.Model:

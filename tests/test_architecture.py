@@ -39,6 +39,7 @@ LAYERS = (
         "deploying",
         "training_run",
         "number",
+        "plotting",
         "printing",
         "progress",
         "__main__",
@@ -48,9 +49,10 @@ HEIGHTS = {name: height for height, names in enumerate(LAYERS) for name in names
 DOORS = {
     "PIL": r"data/\w+\.py",
     "halfeven.numerics._native": r"numerics/native\.py",
-    "numpy": r"(?!deferred|errors|version|wording|arguments|cli|commands|completions|conforming|deploying|number\.|printing|progress|__init__|__main__).*",
+    "numpy": r"(?!deferred|errors|version|wording|arguments|cli|commands|completions|conforming|deploying|number\.|plotting|printing|progress|__init__|__main__).*",
     "ai_edge_litert": r"run/litert\.py",
     "flatbuffers": r"(exporters|importers)/litert/\w+\.py",
+    "matplotlib": r"report/plots_canvas\.py",
     "ncnn": r"run/ncnn\.py",
     "onnx": r"(graph|run|exporters|importers|training)/(\w+/)?\w+\.py",
     "onnx_ir": r"(graph|run|steps|exporters|importers|report|training)/(\w+/)?\w+\.py|(draft|feeding|api|deployment|qat|result|targets/check)\.py",
@@ -62,7 +64,17 @@ DOORS = {
     "threadpoolctl": r"run/samples\.py",
     "torch": r"run/torch\w*\.py|training/pytorch\.py",
 }
-INSIDE_FUNCTIONS = {"PIL", "ai_edge_litert", "ncnn", "onnxruntime", "onnxscript", "openvino", "tflite_micro", "torch"}
+INSIDE_FUNCTIONS = {
+    "PIL",
+    "ai_edge_litert",
+    "matplotlib",
+    "ncnn",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "tflite_micro",
+    "torch",
+}
 AT_IMPORT = {"training/pytorch.py": {"torch"}}  # its package is nothing without it, and loaded only when asked for
 LONGEST = 350
 LONGER: dict[str, str] = {}  # path -> why it may be longer
@@ -80,6 +92,7 @@ PUBLIC = {
         "restore",
         "train",
         "compare",
+        "conform",
         "open_quantized",
     ),
     *("Draft", "Plan", "Result", "Site", "Quantizer", "Scheme", "IntGrid", "QParams", "Rounding", "Target", "TARGETS"),

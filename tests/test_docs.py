@@ -2,23 +2,25 @@
 with the same headings and the same examples; its tables name all there is, with the defaults that hold.
 
 Executed are the ```python blocks and those marked ```bash run, of each English page in its order, in one folder that
-holds the files of the demo. A ```toml block is written to the file that its first line names. Output that the pages
-show has the words that are printed; its figures, which are of one machine, are not compared.
+holds the files of the demo: Python in an interpreter of its own, a line that calls `halfeven` and nothing else in this
+one, other lines by bash. A ```toml block is written to the file that its first line names. Output that the pages show has
+the words that are printed; its figures, which are of one machine, are not compared.
 """
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from halfeven import errors
-from halfeven.cli import build_parser
+from halfeven.cli import build_parser, main
 from halfeven.data.preprocess import CHOICES, PRESETS
 from halfeven.options import all_options
 from halfeven.stats.estimate import METHODS
@@ -40,6 +42,7 @@ NAMES = (
         "tflite-import",
         "bare-metal",
         "training",
+        "plots",
     ),
 )
 TWINS = {"README.md": "README.zh-CN.md", **{f"docs/{name}.md": f"docs/zh/{name}.md" for name in NAMES}}
@@ -67,25 +70,45 @@ def needs_torch(text: str) -> bool:
     return any(words in text for words in ("import torch", "halfeven.prepare(", "halfeven.train("))
 
 
-def run_examples(blocks: list[tuple[str, str]], folder: Path) -> str:
-    """Run blocks one after another in `folder`, where `halfeven` is this interpreter's; what they print."""
-    printed = ""
+@pytest.fixture
+def run_examples(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[list[tuple[str, str]]], str]:
+    """`run_examples(blocks)`: run one after another in a folder where `halfeven` is this interpreter's; what they print."""
     for name in ("fashion_mnist_mbv2.onnx", "calibration.npz", "test.npz"):
-        shutil.copy(DEMO / name, folder / name)
-    commands = folder / "commands"
+        shutil.copy(DEMO / name, tmp_path / name)
+    commands = tmp_path / "commands"
     commands.mkdir()
     (commands / "halfeven").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m halfeven "$@"\n')
     (commands / "halfeven").chmod(0o755)
-    environment = {**os.environ, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
-    for language, text in blocks:
-        if language == "toml":
-            (folder / text.splitlines()[0].removeprefix("# ")).write_text(text, "utf-8")
-            continue
-        words = [sys.executable, "-c", text] if language == "python" else ["bash", "-euc", text]
-        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
-        printed += done.stdout
-    return printed
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def process(*words: str) -> str:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"{words[-1]}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def line(text: str) -> str:
+        if not text.startswith("halfeven ") or set(text) & set("|&;<>$`\\"):
+            return process("bash", "-euc", text)
+        status, (out, err) = main(shlex.split(text)[1:]), capfd.readouterr()
+        assert status == 0, f"{text}\n{out}\n{err}"
+        return out
+
+    def run(blocks: list[tuple[str, str]]) -> str:
+        printed = ""
+        for language, text in blocks:
+            if language == "toml":
+                Path(text.splitlines()[0].removeprefix("# ")).write_text(text, "utf-8")
+            elif language == "python":
+                printed += process(sys.executable, "-c", text)
+            else:
+                printed += "".join(line(command) for command in text.splitlines() if command)
+        return printed
+
+    return run
 
 
 def without_figures(text: str) -> str:
@@ -94,11 +117,11 @@ def without_figures(text: str) -> str:
 
 
 @each_page
-def test_the_examples_of_a_page_run(page: str, tmp_path: Path) -> None:
+def test_the_examples_of_a_page_run(page: str, run_examples: Callable[[list[tuple[str, str]]], str]) -> None:
     blocks = [(language, text) for language, text in examples(page) if not needs_torch(text)]
     if shutil.which("bash") is None:
         blocks = [(language, text) for language, text in blocks if language != "bash"]
-    printed = without_figures(run_examples(blocks, tmp_path))
+    printed = without_figures(run_examples(blocks))
     if page == "docs/getting-started.md" and "bash" in dict(blocks):
         shown = [text for name in ("README.md", page) for text in OUTPUT.findall(text_of(name))]
         assert len(shown) == 3
@@ -107,10 +130,10 @@ def test_the_examples_of_a_page_run(page: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
-def test_the_examples_with_pytorch_run(tmp_path: Path) -> None:
+def test_the_examples_with_pytorch_run(run_examples: Callable[[list[tuple[str, str]]], str]) -> None:
     blocks = [(language, text) for page in TWINS for language, text in examples(page) if needs_torch(text)]
     assert blocks
-    run_examples(blocks, tmp_path)
+    run_examples(blocks)
 
 
 def test_a_command_on_the_demo_network_that_is_not_executed_on_its_page_is_executed_on_another() -> None:

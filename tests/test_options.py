@@ -208,7 +208,7 @@ def test_what_is_wrong_is_named_with_what_was_expected(options: dict[str, object
 
 
 def test_only_optional_steps_can_be_left_out() -> None:
-    with pytest.raises(BadOption, match="only equalize and gptq can be left out"):
+    with pytest.raises(BadOption, match="only equalize, gptq, absorb, expect and correct can be left out"):
         make_steps({}, ("place",))
 
 

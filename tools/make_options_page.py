@@ -27,10 +27,13 @@ CHINESE = {
     "prefer": "`speed`：只量化在目标上确有收益的部分。`size`：量化所有能量化的权重。",
     "mode": "`static`：激活值用由数据得出的缩放因子。`dynamic`：激活值的缩放因子在每次运行时求得。`weight-only`："
     "只量化权重；文件变小，运行时仍以浮点计算。`float`：什么都不量化。",
-    "bits": "用于 weight-only：MatMul 和 Gemm 权重的位数，8 或 4；其他权重为 8 位。",
-    "block": "用于 weight-only：MatMul 和 Gemm 中多少个权重共用一个缩放因子：16、32、64 或 128；"
-    "0 表示每个输出通道一个。",
+    "bits": "用于 static 和 weight-only：MatMul 和 Gemm 权重的位数，8 或 4。",
+    "conv_bits": "用于 static 和 weight-only：Conv 和 ConvTranspose 权重的位数，8 或 4；4 位只用于存储，以浮点计算。",
+    "activation_bits": "用于 static：激活值的位数，8 或 16；16 位由 ONNX Runtime 以浮点计算。",
+    "block": "用于 weight-only：一个输出中多少个权重共用一个缩放因子：16、32、64 或 128；0 表示全部。",
     "zero_points": "用于 weight-only：`free` 使 MatMul 和 Gemm 的每个缩放因子都带一个零点。",
+    "absorb_deviations": "无数据时：通道的均值以下多少个标准差之外可以因移走偏置而被截去；0 表示不移动。",
+    "expect_deviations": "无数据时：认为每个通道的取值在均值两侧多少个标准差之内；0 表示改用噪声观察。",
     "equalize_samples": "用多少个样本统计各通道的范围；0 表示跳过此步骤。",
     "equalize_limit": "均衡因子的上限。",
     "equalize_headroom": "余量：通道的实际取值可以超出样本所见多少倍，才会决定整个张量的范围。",

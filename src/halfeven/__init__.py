@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from halfeven.numerics.grid import IntGrid
     from halfeven.numerics.rounding import Rounding
     from halfeven.numerics.scheme import QParams, Scheme
-    from halfeven.qat import export, prepare, restore, train
+    from halfeven.qat import conform, export, prepare, restore, train
     from halfeven.result import Result
     from halfeven.stats.record import Record
     from halfeven.steps.calibrate import Calibrate
@@ -44,7 +44,7 @@ _HOMES = {
     "halfeven.numerics.grid": ("IntGrid",),
     "halfeven.numerics.rounding": ("Rounding",),
     "halfeven.numerics.scheme": ("QParams", "Scheme"),
-    "halfeven.qat": ("export", "prepare", "restore", "train"),
+    "halfeven.qat": ("conform", "export", "prepare", "restore", "train"),
     "halfeven.result": ("Result",),
     "halfeven.stats.record": ("Record",),
     "halfeven.steps.calibrate": ("Calibrate",),
@@ -88,6 +88,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "compare",
+    "conform",
     "export",
     "inspect",
     "load",

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 DATA = "pictures, recordings, .npz, .npy, or a text file of paths"
 STEPS_OF = {
-    "quantize": ("simplify", "place", "equalize", "observe", "calibrate", "gptq", "half"),
+    "quantize": ("simplify", "place", "absorb", "equalize", "expect", "observe", "calibrate", "gptq", "half"),
     "calibrate": ("simplify", "place", "equalize", "observe"),
     "inspect": ("simplify", "place"),
+    "plot": ("simplify", "place", "equalize", "observe", "calibrate"),
 }
 METAVARS = {"keep_float": "PATTERN", "tensors": "PATTERN=METHOD", "calibrate": "METHOD"}
-WITHOUT = {"calibrate": ("observe_moments", "observe_vectors")}
+WITHOUT = dict.fromkeys(("calibrate", "plot"), ("observe_moments", "observe_vectors"))
 
 
 def _quantize(sub: argparse.ArgumentParser) -> None:
@@ -36,7 +37,10 @@ def _quantize(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--save-plan", metavar="FILE", help="write the plan as JSON")
     _choice(sub, "--io", ("float", "uint8", "int8"), "type of floating-point inputs and outputs (default: float)")
     sub.add_argument(
-        "--skip", action="append", metavar="STEP", help="leave out an optional step, equalize or gptq; repeatable"
+        "--skip",
+        action="append",
+        metavar="STEP",
+        help="leave out an optional step: equalize, gptq, absorb, expect, correct; repeatable",
     )
     sub.add_argument("--seed", type=_whole, metavar="N", help="of synthetic samples (default: 0)")
     sub.add_argument("--no-verify", action="store_true", help="do not compare with the float model; use all --data")
@@ -59,6 +63,17 @@ def _inspect(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--save-plan", metavar="FILE", help="write the plan, not yet calibrated, as JSON")
 
 
+def _plot(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="float ONNX model")
+    _data_options(sub, DATA, "preprocess", "limit", required=True)
+    sub.add_argument("-o", "--output", metavar="FOLDER", default="plots", help="for the pictures (default: plots)")
+    _choice(sub, "--picture", ("png", "svg"), "format of the pictures (default: png)", default="png")
+    sub.add_argument("--samples", type=_whole, metavar="N", default=8, help="one curve each (default: 8)")
+    sub.add_argument("--layers", type=_whole, metavar="N", default=10, help="whose weights are shown (default: 10)")
+    text = "activation or weight whose mapping is shown (default: the first activation)"
+    sub.add_argument("--tensor", metavar="NAME", help=text)
+
+
 def _verify(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help="float ONNX model")
     sub.add_argument("quantized", metavar="QUANTIZED", help="quantized model: ONNX, or a file that a runtime reads")
@@ -74,6 +89,8 @@ def _export(sub: argparse.ArgumentParser) -> None:
     text = "scales for the float model: a plan, or what another tool wrote (encodings, a cache, a QDQ model)"
     sub.add_argument("--plan", "--encodings", metavar="FILE", help=text)
     _target_option(sub, "what the file is for (default: what the model or the format is for)")
+    text = "tensorrt-cache: the number in its first line, of your TensorRT (default: 8601, which is 8.6.1)"
+    sub.add_argument("--runtime-version", metavar="N", help=text)
     _data_options(sub, "one sample, for the lengths of open axes; without it a synthetic one", "preprocess")
 
 
@@ -89,7 +106,7 @@ def _diff(sub: argparse.ArgumentParser) -> None:
 
 def _conform(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help="ONNX with QuantizeLinear and DequantizeLinear")
-    text = "which, separated by commas: onnxruntime, litert, litert@optimized-x86, litert@reference, openvino, ncnn"
+    text = "which: onnxruntime, litert, litert@optimized-x86, litert@reference, tflite-micro, c, openvino, ncnn"
     sub.add_argument(
         "--runtimes", metavar="NAMES", default="onnxruntime,litert", help=f"{text} (default: the first two)"
     )
@@ -98,8 +115,8 @@ def _conform(sub: argparse.ArgumentParser) -> None:
 
 
 def _simulate(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("model", metavar="MODEL", help="ONNX with QuantizeLinear and DequantizeLinear")
-    text = "the machine, such as onnxruntime@x86-avx2, onnxruntime@arm64, integer"
+    sub.add_argument("model", metavar="MODEL", help="ONNX with QuantizeLinear and DequantizeLinear, or .tflite")
+    text = "the machine, such as onnxruntime@x86-avx2, litert@optimized-arm64, ncnn@arm64, vitis-dpu, integer"
     sub.add_argument("--profile", metavar="NAME", required=True, help=text)
     text = "the machine to compare it with (default: onnxruntime@x86-vnni)"
     sub.add_argument("--against", metavar="NAME", default="onnxruntime@x86-vnni", help=text)
@@ -170,6 +187,7 @@ ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "quantize": _quantize,
     "calibrate": _calibrate,
     "inspect": _inspect,
+    "plot": _plot,
     "verify": _verify,
     "export": _export,
     "diff": _diff,

@@ -212,6 +212,10 @@ def _imported(name: str) -> Command:
         from halfeven.training_run import train
 
         return train
+    if name == "plot":
+        from halfeven.plotting import plot
+
+        return plot
     if name in ("conform", "simulate"):
         from halfeven import conforming
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from halfeven.commands import progress_of, quiet_libraries, settings_of
 from halfeven.feeding import open_data
 from halfeven.graph.model import load
+from halfeven.importers.models import read_as_stored
 from halfeven.printing import print_conformity, print_json, print_simulation
 from halfeven.report.conform import conform as run_beside
 from halfeven.report.conform import to_json
@@ -35,9 +36,9 @@ def simulate(args: argparse.Namespace) -> int:
     """`halfeven simulate`."""
     quiet_libraries()
     with progress_of(args):
-        model = load(args.model)
+        model = read_as_stored(args.model)[0]
         feed = open_data(model, args.data, _settings(args), held_out=False)
-        found = judged(model, list(feed.calibration), args.profile, args.against, feed.labels)
+        found = judged(args.model, list(feed.calibration), args.profile, args.against, feed.labels)
     if args.json:
         print_json(found.to_json())
     elif not args.quiet:

@@ -16,7 +16,8 @@ from halfeven.wording import counted
 
 if TYPE_CHECKING:
     from halfeven.numerics.number import Spelled
-    from halfeven.report.conform import Beside, Conformity
+    from halfeven.report.beside import Beside
+    from halfeven.report.conform import Conformity
     from halfeven.report.differences import Comparison
     from halfeven.report.inspection import Inspection
     from halfeven.report.judging import Judgement

@@ -3,6 +3,7 @@
     network = halfeven.prepare(module, example_inputs, data=calibration)      an nn.Module
     ... your loop: optimizer, scheduler, AMP, DDP ...
     halfeven.export(network, "model.onnx")
+    halfeven.conform(network, data, ("onnxruntime", "litert", "c"))           run, and compared with the simulators
     halfeven.restore(module, network)                                         the weights, back in your module
 
 What `prepare` returns is the quantized graph itself: ranges are calibrated as by `quantize`, and the exported file
@@ -11,7 +12,7 @@ computes what its forward pass does. PyTorch is imported when a function is call
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,11 +38,15 @@ from halfeven.result import Result
 from halfeven.run import torch as from_torch
 from halfeven.run.specs import file_size
 from halfeven.targets.check import refuse
+from halfeven.wording import counted
 
 if TYPE_CHECKING:
+    from halfeven.report.conform import Conformity
     from halfeven.training.network import QuantizedNetwork
 
-SKIPPED = ("equalize", "gptq")  # they choose weights, which training does
+SKIPPED = ("equalize", "gptq", "absorb", "correct")  # they choose weights, which training does
+SAMPLES = 8
+"""How many samples `conform` runs if nothing else is said."""
 
 
 def prepare(
@@ -96,6 +101,7 @@ def prepare(
     bits = Bits(weight_bits, activation_bits, first_and_last)
     given = [example_inputs] if data is None and example_inputs is not None else data
     source, said = _onnx(model, example_inputs)
+    returns = _returned(model, example_inputs, source)
     result = api.quantize(
         source,
         given,
@@ -116,6 +122,7 @@ def prepare(
         method=method,
         codes=codes,
     )
+    network.returns = returns
     network.notes = (*said, *result.notes, *network.notes)
     return network
 
@@ -155,16 +162,55 @@ def export(trained: Draft | QuantizedNetwork, path: str | Path, format: str | No
     return api.export(draft_of_trained(trained), path, format)
 
 
+def conform(
+    model: api.Model | Draft | QuantizedNetwork,
+    data: Any = None,
+    runtimes: Sequence[str] = ("onnxruntime", "litert"),
+    *,
+    preprocess: Any = None,
+    labels: Any = None,
+    limit: int | None = SAMPLES,
+    progress: Progress = no_progress,
+) -> Conformity:
+    """Run a quantized network in runtimes, and each beside the simulator of its arithmetic, integer by integer.
+
+    Args:
+        model: ONNX with QuantizeLinear and DequantizeLinear or its path, a calibrated draft, or a trained network.
+        data: As for `quantize`.
+        runtimes: Of "onnxruntime", "litert" (or one set of its kernels: "litert@xnnpack", "litert@optimized-x86",
+            "litert@reference"), "c" (compiled here), "openvino", "ncnn". Each is given the file that `export` writes.
+        preprocess: As for `quantize`.
+        labels: As for `quantize`; the outputs of each runtime are then counted as right or wrong.
+        limit: Use at most so many samples.
+        progress: Called with (task, done, total).
+
+    Returns:
+        Of each of `runtimes` the integers compared and those that differ, the first place, and a `sentence`.
+
+    Raises:
+        BadOption: there is no such runtime. One that is not installed, or cannot take the network, is `refused`.
+    """
+    from halfeven.report.conform import conform as run_beside
+
+    trained = from_torch.is_module(model)
+    held = draft_of_trained(model) if trained else model if isinstance(model, Draft) else load(model)
+    source = held.model if isinstance(held, Draft) else held
+    settings = {"preprocess": preprocess, "labels": labels, "limit": limit}
+    feed = open_data(source, data, settings, held_out=False)
+    return run_beside(held, list(feed.calibration), runtimes, labels=feed.labels, progress=progress)
+
+
 def restore(module: Any, network: QuantizedNetwork) -> Any:
     """Give the weights of a trained network back to the module it was made from; returns the module.
 
     Raises:
         BadOption: a parameter of the module was folded into another, or has another shape.
     """
+    from halfeven.training.origin import network_in
     from halfeven.training.pytorch import torch
 
     own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    trained = network.weights()
+    trained = network_in(network).weights()
     lost = [name for name, _ in module.named_parameters() if name not in trained]
     if lost:
         raise BadOption(
@@ -270,11 +316,24 @@ def _onnx(model: api.Model, example_inputs: Any) -> tuple[ir.Model, tuple[str, .
     if example_inputs is None:
         raise BadOption("A torch module needs example_inputs: what its forward takes, to trace it.")
     converted, notes = from_torch.from_module(model, example_inputs)
+    if dropped := from_torch.dropouts(model):
+        notes.append(
+            f"the network drops nothing in training, as the exported graph drops nothing: dropout of '{dropped[0]}'"
+            + (f" and {counted(len(dropped) - 1, 'other part')}" if len(dropped) > 1 else "")
+        )
     return load(converted), tuple(notes)
 
 
-def draft_of_trained(network: QuantizedNetwork) -> Draft:
-    """The draft that a trained network is exported as."""
-    from halfeven.training.origin import draft_of
+def _returned(model: api.Model, example_inputs: Any, source: ir.Model) -> Any:
+    """What a module returns, the name of an output in the place of each tensor; None of what is no module."""
+    if not from_torch.is_module(model):
+        return None
+    names = [value.name or "" for value in source.graph.outputs]
+    return from_torch.structure_of(model, example_inputs, names)
 
-    return draft_of(network)
+
+def draft_of_trained(network: Any) -> Draft:
+    """The draft that a trained network, or what a wrapper holds, is exported as; errors as of `training.origin`."""
+    from halfeven.training.origin import draft_of, network_in
+
+    return draft_of(network_in(network))

@@ -23,6 +23,7 @@ SUMMARIES = {
     "quantize": "quantize a float model",
     "calibrate": "collect statistics for later runs, or merge them",
     "inspect": "show what would be quantized, what stays float, and why",
+    "plot": "draw what activations, weights and their mapping look like",
     "verify": "compare a float and a quantized model on data",
     "export": "write a quantized model for another runtime",
     "diff": "say in which scales, types and nodes two quantizations differ",
@@ -44,6 +45,10 @@ EXAMPLES = {
         "halfeven calibrate stats.json --merge more.json -o all.json",
     ),
     "inspect": ("halfeven inspect model.onnx --target openvino",),
+    "plot": (
+        "halfeven plot model.onnx --data photos/ --preprocess imagenet -o plots",
+        "halfeven plot model.onnx --data calib.npz --tensor conv1.weight --picture svg",
+    ),
     "verify": (
         "halfeven verify model.onnx model.int8.onnx --data holdout/",
         "halfeven verify model.onnx model.tflite --data holdout/",
@@ -81,6 +86,7 @@ USAGES = {
     "quantize": "quantize MODEL [--data DATA] [-o FILE]",
     "calibrate": "calibrate MODEL --data DATA -o FILE",
     "inspect": "inspect MODEL [--data DATA]",
+    "plot": "plot MODEL --data DATA [-o FOLDER]",
     "verify": "verify MODEL QUANTIZED --data DATA",
     "export": "export MODEL -o FILE [--format FORMAT]",
     "diff": "diff A B [--model MODEL --data DATA]",

@@ -1,7 +1,8 @@
-"""Numbers that are hard to quantize, bits to compare, and the devices there are."""
+"""Numbers that are hard to quantize, bits to compare, the devices there are, and a small training."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,3 +48,49 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.skip("no CUDA device")
     with native.use_numpy() if "without" in request.param else nullcontext():
         yield request.param.split()[0]
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread: small networks are trained faster so, and alike."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _pictures(count: int, seed: int) -> tuple[Any, Any]:
+    import torch
+
+    rng = torch.Generator().manual_seed(seed)
+    y = torch.randint(0, 3, (count,), generator=rng)
+    return torch.randn(count, 1, 8, 8, generator=rng) + y.reshape(-1, 1, 1, 1), y
+
+
+def _train(network: Any, steps: int, seed: int) -> list[float]:
+    import torch
+
+    optimizer, losses = torch.optim.Adam(network.parameters(), 5e-3), []
+    network.train()
+    for step in range(steps):
+        x, y = _pictures(32, 1000 * seed + step)
+        loss = torch.nn.functional.cross_entropy(network(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    network.eval()
+    return losses
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Callable[[int, int], tuple[Any, Any]]:
+    """`pictures(count, seed)`: 8 x 8, brighter with their class, of which there are 3; and the classes."""
+    return _pictures
+
+
+@pytest.fixture(scope="session")
+def train() -> Callable[[Any, int, int], list[float]]:
+    """`train(network, steps, seed)` on such pictures; gives the losses, and leaves the network in evaluation."""
+    return _train

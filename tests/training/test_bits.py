@@ -4,6 +4,7 @@ what training computes; the first and the last layer keep 8 bits; what a file ca
 """
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import MACHINES
 from halfeven.run.ort import OrtExecutor
 
-nn, F = torch.nn, torch.nn.functional
+nn = torch.nn
+Pictures = Callable[[int, int], tuple[Any, Any]]
+Train = Callable[[Any, int, int], list[float]]
 CHOICES: dict[str, dict[str, Any]] = {
     "W4A8": {"weight_bits": 4},
     "W4A4": {"weight_bits": 4, "activation_bits": 4},
@@ -60,38 +63,8 @@ class Skipping(nn.Module):
         return self.head(torch.relu(self.inner(x) + x).mean((2, 3)))
 
 
-def pictures(count: int, seed: int) -> tuple[Any, Any]:
-    """Pictures brighter with their class."""
-    rng = torch.Generator().manual_seed(seed)
-    y = torch.randint(0, 3, (count,), generator=rng)
-    return torch.randn(count, 1, 8, 8, generator=rng) + y.reshape(-1, 1, 1, 1), y
-
-
-def train(network: Any, steps: int, seed: int) -> list[float]:
-    """The losses."""
-    optimizer, losses = torch.optim.Adam(network.parameters(), 5e-3), []
-    network.train()
-    for step in range(steps):
-        x, y = pictures(32, 1000 * seed + step)
-        loss = F.cross_entropy(network(x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    network.eval()
-    return losses
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def module() -> Any:
+def module(one_thread: None, train: Train) -> Any:
     torch.manual_seed(0)
     network = Skipping()
     train(network, 10, 1)
@@ -99,7 +72,9 @@ def module() -> Any:
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_few_bits_train_and_the_file_computes_what_they_compute(choice: str, module: Any, tmp_path: Path) -> None:
+def test_few_bits_train_and_the_file_computes_what_they_compute(
+    choice: str, module: Any, tmp_path: Path, pictures: Pictures, train: Train
+) -> None:
     x, _ = pictures(64, 77)
     network = qat.prepare(copy.deepcopy(module), x, **CHOICES[choice])
     losses = train(network, 20, 2)
@@ -119,7 +94,7 @@ def test_few_bits_train_and_the_file_computes_what_they_compute(choice: str, mod
     assert len(np.unique(codes)) > 1
 
 
-def test_layers_of_few_bits_run_as_integers(module: Any, tmp_path: Path) -> None:
+def test_layers_of_few_bits_run_as_integers(module: Any, tmp_path: Path, pictures: Pictures) -> None:
     x, _ = pictures(16, 3)
     network = qat.prepare(copy.deepcopy(module), x, weight_bits=2, activation_bits=2)
     qat.export(network, tmp_path / "m.onnx")
@@ -129,7 +104,7 @@ def test_layers_of_few_bits_run_as_integers(module: Any, tmp_path: Path) -> None
     assert np.mean(np.abs(ours - given) < 1e-5 * np.abs(ours).max()) > 0.9
 
 
-def test_the_first_and_the_last_layer_keep_their_bits(module: Any) -> None:
+def test_the_first_and_the_last_layer_keep_their_bits(module: Any, pictures: Pictures) -> None:
     x, _ = pictures(16, 3)
     network = qat.prepare(copy.deepcopy(module), x, weight_bits=2, activation_bits=4)
     plan, model = network.origin.draft().plan, network.origin.draft().model
@@ -155,7 +130,7 @@ def test_a_plan_of_one_layer_is_all_ends() -> None:
     assert {q.scheme.grid.bits for q in network.quantizers.values()} == {8}
 
 
-def test_a_target_without_such_codes_refuses_before_training(module: Any) -> None:
+def test_a_target_without_such_codes_refuses_before_training(module: Any, pictures: Pictures) -> None:
     x, _ = pictures(16, 3)
     with pytest.raises(UnsupportedByTarget, match=r"int16 .* but tensorrt takes"):
         qat.prepare(copy.deepcopy(module), x, target="tensorrt", activation_bits=16)

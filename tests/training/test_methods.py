@@ -5,6 +5,7 @@ stated, stop when frozen, and name what made them infinite.
 """
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from halfeven.training.loop import Recipe, fit
 from halfeven.training.methods import ALPHA, Method, method_of, softened, squeezed, step_of
 from halfeven.training.quantizer import FakeQuantizer
 
-nn, F = torch.nn, torch.nn.functional
+nn = torch.nn
+Pictures = Callable[[int, int], tuple[Any, Any]]
+Train = Callable[[Any, int, int], list[float]]
 CHOICES: dict[str, dict[str, Any]] = {
     "moving": {"scales": "moving"},
     "moving+stochastic": {"scales": "moving", "method": "stochastic"},
@@ -42,38 +45,8 @@ class Small(nn.Module):
         return self.head(torch.relu(self.two(torch.relu(self.bn(self.one(x))))).mean((2, 3)))
 
 
-def pictures(count: int, seed: int) -> tuple[Any, Any]:
-    """Pictures brighter with their class."""
-    rng = torch.Generator().manual_seed(seed)
-    y = torch.randint(0, 3, (count,), generator=rng)
-    return torch.randn(count, 1, 8, 8, generator=rng) + y.reshape(-1, 1, 1, 1), y
-
-
-def train(network: Any, steps: int, seed: int) -> list[float]:
-    """The losses."""
-    optimizer, losses = torch.optim.Adam(network.parameters(), 5e-3), []
-    network.train()
-    for step in range(steps):
-        x, y = pictures(32, 1000 * seed + step)
-        loss = F.cross_entropy(network(x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    network.eval()
-    return losses
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def module() -> Any:
+def module(one_thread: None, train: Train) -> Any:
     torch.manual_seed(0)
     network = Small()
     train(network, 10, 1)
@@ -86,7 +59,9 @@ def layer(scheme: Scheme, scale: float, zero: int = 0, **options: Any) -> FakeQu
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_a_method_trains_and_its_file_computes_what_it_computes(choice: str, module: Any, tmp_path: Path) -> None:
+def test_a_method_trains_and_its_file_computes_what_it_computes(
+    choice: str, module: Any, tmp_path: Path, pictures: Pictures, train: Train
+) -> None:
     x, _ = pictures(64, 77)
     network = qat.prepare(copy.deepcopy(module), x, **CHOICES[choice])
     losses = train(network, 20, 2)
@@ -197,7 +172,7 @@ def test_ranges_move_as_stated_and_stop(scheme: Scheme) -> None:
     assert all(torch.equal(state[name], tensor) for name, tensor in own.state_dict().items())
 
 
-def test_a_range_that_becomes_infinite_names_its_quantizer(module: Any) -> None:
+def test_a_range_that_becomes_infinite_names_its_quantizer(module: Any, pictures: Pictures) -> None:
     x, _ = pictures(8, 5)
     network = qat.prepare(copy.deepcopy(module), x, scales="moving").train()
     with pytest.raises(BadCalibration, match=r"^quantizers\.\d+: A range of .* must be finite"):
@@ -206,7 +181,7 @@ def test_a_range_that_becomes_infinite_names_its_quantizer(module: Any) -> None:
     network(x)
 
 
-def test_bits_are_lowered_over_the_first_half_of_the_steps(module: Any) -> None:
+def test_bits_are_lowered_over_the_first_half_of_the_steps(module: Any, pictures: Pictures) -> None:
     x, _ = pictures(48, 5)
     network = qat.prepare(copy.deepcopy(module), x, weight_bits=2, activation_bits=2)
     seen: list[set[int]] = []

@@ -47,7 +47,9 @@ def convolution(op: Op, blobs: Blobs) -> None:
     scales = _weight_scales(op, w, group, blobs) if spatial == 2 else None
     if scales is None:
         if x.coded:
-            blobs.notes.append(f"{op.kind} '{op.name}' runs in float: ncnn has no int8 kernel, or a wrong one, for its groups or axes.")
+            blobs.notes.append(
+                f"{op.kind} '{op.name}' runs in float: ncnn has no int8 kernel, or a wrong one, for its groups or axes."
+            )
         held = [tagged(blobs.values(w)), *_bias(bias, blobs)]
         _finish(op, blobs, blobs.emit(kind, op.name, [blobs.real(x)], params | _activation(op, blobs), held)[0], out)
         return
