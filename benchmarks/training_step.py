@@ -64,7 +64,7 @@ class Block(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The block's output."""
-        found = self.layers(x)
+        found: torch.Tensor = self.layers(x)
         return x + found if self.adds else found
 
 
@@ -83,7 +83,8 @@ class MobileNetV2(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scores of classes."""
-        return self.classifier(self.features(x).mean((2, 3)))
+        scores: torch.Tensor = self.classifier(self.features(x).mean((2, 3)))
+        return scores
 
 
 def prepared(arguments: argparse.Namespace) -> Any:
@@ -128,7 +129,7 @@ def with_torchs_quantizers(network: Any) -> Any:
 
 def step_of(kind: str, arguments: argparse.Namespace) -> Step:
     """One training step of a network of its own."""
-    network = MobileNetV2(arguments.batchnorm != "folded") if kind == "module" else prepared(arguments)
+    network: Any = MobileNetV2(arguments.batchnorm != "folded") if kind == "module" else prepared(arguments)
     if kind == "torch":
         network = with_torchs_quantizers(network)
     network.train()

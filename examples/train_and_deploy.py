@@ -25,7 +25,8 @@ class Network(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scores of the ten classes."""
         x = torch.relu(self.norm(self.stem(x)))
-        return self.head(nn.functional.max_pool2d(x + torch.relu(self.body(x)), 2).flatten(1))
+        scores: torch.Tensor = self.head(nn.functional.max_pool2d(x + torch.relu(self.body(x)), 2).flatten(1))
+        return scores
 
 
 def train(network: nn.Module, optimizer: torch.optim.Optimizer, pictures: slice) -> None:
@@ -40,16 +41,16 @@ def train(network: nn.Module, optimizer: torch.optim.Optimizer, pictures: slice)
 
 with np.load(str(files("halfeven.demo") / "test.npz")) as held:
     x, y = torch.tensor(held["x"][:, None] / np.float32(255)), torch.tensor(held["y"].astype(np.int64))
-module = Network()
-train(module, torch.optim.Adam(module.parameters(), 3e-3), slice(800))
+train(module := Network(), torch.optim.Adam(module.parameters(), 3e-3), slice(800))
 network, again = (halfeven.prepare(module, x[:1], data=x[:64], target="litert") for _ in range(2))
 optimizer, resumed = (torch.optim.Adam(part.parameters(), 1e-3) for part in (network, again))
 
 train(network, optimizer, slice(400))
 torch.save([network.state_dict(), optimizer.state_dict()], "half_way.pt")
 train(network, optimizer, slice(400, 800))
-for part, state in zip((again, resumed), torch.load("half_way.pt", weights_only=True), strict=True):
-    part.load_state_dict(state)
+states = torch.load("half_way.pt", weights_only=True)
+again.load_state_dict(states[0])
+resumed.load_state_dict(states[1])
 train(again, resumed, slice(400, 800))
 print("trained in one go and resumed, the outputs have equal bits:", torch.equal(network(x), again(x)))
 

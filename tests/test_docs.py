@@ -118,6 +118,8 @@ def without_figures(text: str) -> str:
 
 @each_page
 def test_the_examples_of_a_page_run(page: str, run_examples: Callable[[list[tuple[str, str]]], str]) -> None:
+    if page == "docs/plots.md":
+        pytest.importorskip("matplotlib")
     blocks = [(language, text) for language, text in examples(page) if not needs_torch(text)]
     if shutil.which("bash") is None:
         blocks = [(language, text) for language, text in blocks if language != "bash"]

@@ -152,7 +152,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "method": ((*QUANTIZE, "--calibrate", "entrop"), ("--calibrate 'entrop'", "Did you mean 'entropy'?")),
     "preset": ((*QUANTIZE, "--data", "x.npz", "--preprocess", "imagenett"), ("Did you mean 'imagenet'?",)),
     "preset for arrays": ((*QUANTIZE, "--data", "x.npz", "--preprocess", "unit"), ("Leave it out",)),
-    "step": ((*QUANTIZE, "--skip", "gpt"), ("--skip 'gpt'", "equalize and gptq")),
+    "step": ((*QUANTIZE, "--skip", "gpt"), ("--skip 'gpt'", "only equalize, gptq, absorb, expect and correct")),
     "preference": ((*QUANTIZE, "--prefer", "sped"), ("did you mean 'speed'",)),
     "io": ((*QUANTIZE, "--io", "int4"), ("'int4' is not known", "uint8")),
     "text for a number": ((*QUANTIZE, "--limit", "many"), ("--limit: expected a whole number, found 'many'",)),

@@ -123,7 +123,10 @@ def test_ranges_of_float32_lose_little_and_it_is_said(tmp_path: Path) -> None:
             groups[group] = replace(quantizer, params=replace(quantizer.params, scale=np.asarray(scale, np.float32)))
     draft = replace(draft, plan=replace(draft.plan, groups=groups))
     plan, notes = exchanged(draft, "ort-calibration", tmp_path)
-    pairs = [(draft.plan.at(site), plan.groups[group]) for site, group in plan.sites.items()]
+    pairs = [
+        (draft.plan.seen_by(site.value, site.consumer, site.port), plan.groups[group])
+        for site, group in plan.sites.items()
+    ]
     scales = [
         (a.params.scale, b.params.scale) for a, b in pairs if a and a.params and b.params and b.role == "activation"
     ]

@@ -79,9 +79,8 @@ def read_ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
             if item is _END:
                 return
             yield item  # type: ignore[misc]
-    finally:
+    finally:  # it may run in a garbage collection, where an interrupt while waiting for the thread would be lost
         stop.set()
-        thread.join(timeout=5)
 
 
 def _put(

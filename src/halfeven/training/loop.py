@@ -1,8 +1,11 @@
 """A ready training loop, for those who have none.
 
-    loss = KL(float network || quantized network), of outputs that are scores of classes ([N, C])
-         = |quantized - float|**2 / variance of float, of others          distillation, which needs no labels
-         + cross-entropy with the labels, where there are some            (Hinton et al. 2015, arXiv:1503.02531)
+    loss = cross-entropy with the labels, where there are some
+         + KL(float network || quantized network), then, of outputs that are scores of classes ([N, C])
+         + |quantized - float|**2 / variance of float, of others, and without labels of all
+
+The last two are distillation, which needs no labels (Hinton et al. 2015, arXiv:1503.02531). The square holds scores to
+those of the float network; KL lets all scores of a sample move together.
 
 The float network is the one that was prepared, with its weights as they were; it costs one more forward pass. Adam,
 with one rate for weights and one for the parameters of quantizers, each falling to 0 as a cosine after a warm-up. For
@@ -40,7 +43,9 @@ Sample = Mapping[str, npt.NDArray[np.generic]]
 Reader = Callable[[], tuple[Sample, int | None]]
 """Reads one sample: feeds with a batch axis of 1 or more, and its class if known."""
 STATISTICS = 16
-"""How many batches the statistics of BatchNormalization are estimated from, before they are frozen."""
+"""How many batches the statistics of BatchNormalization are estimated from, at most, before they are frozen."""
+FEWEST = 8
+"""How many make an estimate; with fewer the statistics stay those that ran along."""
 
 
 @dataclass(frozen=True)
@@ -135,12 +140,13 @@ def fit(
 
 
 def _estimate_statistics(network: QuantizedNetwork, readers: Sequence[Reader], recipe: Recipe) -> None:
-    """Give BatchNormalization the mean statistics of some batches, and freeze it."""
+    """Give BatchNormalization the mean statistics of some batches, if there are some, and freeze it."""
     live = list(network.live_norms().values())
     device = next(network.parameters()).device
     momenta = [norm.momentum for norm in live]
+    enough = -(-len(readers) // recipe.batch) >= FEWEST
     with torch.no_grad():
-        for k, (feeds, _) in enumerate(islice(_batches(readers, recipe), STATISTICS)):
+        for k, (feeds, _) in enumerate(islice(_batches(readers, recipe), STATISTICS if enough else 0)):
             for norm in live:
                 norm.momentum = 1 / (k + 1)
             network(**{name: torch.as_tensor(x).to(device) for name, x in feeds.items()})
@@ -208,7 +214,9 @@ def _loss(
     if teacher is not None:
         with torch.no_grad():
             wanted = teacher.computed(**inputs)
-        loss = loss + recipe.distill * sum(_gap(a, b) for a, b in zip(outputs, wanted, strict=True))
+        loss = loss + recipe.distill * sum(
+            _gap(a, b, classes is not None) for a, b in zip(outputs, wanted, strict=True)
+        )
     if classes is not None and outputs[0].ndim == 2:
         loss = loss + F.cross_entropy(outputs[0], classes.to(outputs[0].device))
     elif teacher is None:
@@ -216,10 +224,10 @@ def _loss(
     return loss
 
 
-def _gap(ours: Tensor, wanted: Tensor) -> Tensor:
+def _gap(ours: Tensor, wanted: Tensor, labelled: bool) -> Tensor:
     if not ours.is_floating_point() or not ours.requires_grad:
         return torch.zeros((), device=ours.device)
-    if ours.ndim == 2 and ours.shape[1] > 1:
+    if labelled and ours.ndim == 2 and ours.shape[1] > 1:
         return F.kl_div(ours.log_softmax(1), wanted.log_softmax(1), reduction="batchmean", log_target=True)
     return (ours - wanted).square().mean() / wanted.var(unbiased=False).clamp(min=1e-12)
 
