@@ -44,8 +44,8 @@ Reader = Callable[[], tuple[Sample, int | None]]
 """Reads one sample: feeds with a batch axis of 1 or more, and its class if known."""
 STATISTICS = 16
 """How many batches the statistics of BatchNormalization are estimated from, at most, before they are frozen."""
-FEWEST = 8
-"""How many make an estimate; with fewer the statistics stay those that ran along."""
+FEWEST = 64
+"""How many samples make an estimate; with fewer the statistics stay those that ran along."""
 
 
 @dataclass(frozen=True)
@@ -140,11 +140,11 @@ def fit(
 
 
 def _estimate_statistics(network: QuantizedNetwork, readers: Sequence[Reader], recipe: Recipe) -> None:
-    """Give BatchNormalization the mean statistics of some batches, if there are some, and freeze it."""
+    """Give BatchNormalization the mean statistics of some batches, if samples are many, and freeze it."""
     live = list(network.live_norms().values())
     device = next(network.parameters()).device
     momenta = [norm.momentum for norm in live]
-    enough = -(-len(readers) // recipe.batch) >= FEWEST
+    enough = len(readers) >= FEWEST
     with torch.no_grad():
         for k, (feeds, _) in enumerate(islice(_batches(readers, recipe), STATISTICS if enough else 0)):
             for norm in live:
