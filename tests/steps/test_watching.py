@@ -1,5 +1,6 @@
 """What calibration sees does not depend on how the values lay in memory, nor on which of two equal models ran."""
 
+import platform
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -95,6 +96,23 @@ def test_a_model_changed_after_it_was_equalized_is_run_itself(equalized: Draft, 
     other = replace(equalized, model=equalized.unscaled.model)
     plain = replace(other, unscaled=None)
     assert pipeline(Observe())(other, data).stats == pipeline(Observe())(plain, data).stats
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="blocks are those of x86-64")
+def test_on_x86_values_come_in_blocks_of_eight_or_sixteen(build: Build) -> None:
+    run = blocked(_network(build), ("r", "s", "u", "y"), 1)
+    assert set(run.blocks) == {"r", "s"}
+    assert set(run.blocks.values()) <= {8, 16}
+
+
+def test_a_value_that_is_turned_to_channels_last_comes_in_order(build: Build, samples: Samples) -> None:
+    net = "g (float[1,3,9,7] x) => (float[1,9,7,32] y) <float[32,3,3,3] a> {"
+    net += " h = Conv <pads = [1, 1, 1, 1]> (x, a)  y = Transpose <perm = [0, 2, 3, 1]> (h) }"
+    model = build(net)
+    feeds = samples(model, 1)[0][1]
+    run = blocked(model, ("y",), 1)
+    assert not run.blocks
+    np.testing.assert_array_equal(run(feeds)["y"], OrtExecutor(model, ("y",), 1)(feeds)["y"])
 
 
 def test_values_lie_in_blocks_of_channels_and_hold_the_same_bits(build: Build, data: list) -> None:

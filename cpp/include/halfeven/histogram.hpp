@@ -133,10 +133,10 @@ inline std::size_t sample(const float* x, std::size_t count, std::size_t first, 
 // A histogram that chunks are put into, at most SEGMENT elements.
 class Filling {
   public:
-    // Widen to what a chunk of `size` elements holds.
-    void reach(const float* chunk, std::size_t size, KeyRange keys) {
+    // Widen to what a chunk holds.
+    void reach(const Extrema& found) {
         const Extrema before = h_.extrema;
-        h_.extrema.merge(chunk_extrema(chunk, size, keys));
+        h_.extrema.merge(found);
         if (h_.extrema.low == before.low && h_.extrema.high == before.high) return;
         const int exponent = exponent_for(h_.extrema);
         if (exponent != h_.exponent)
@@ -151,7 +151,15 @@ class Filling {
         banks().count(place, size);
     }
 
+    // Where at most `most` <= CHUNK elements may be put, to be counted with others; `keep` says how many were.
+    float* room(std::size_t most) {
+        if (held_ + most > CHUNK) flush();
+        return waiting_ + held_;
+    }
+    void keep(std::size_t size) { held_ += size; }
+
     Histogram finish() {
+        flush();
         h_.negative = negative_bins(h_.extrema, h_.exponent);
         const int positive = positive_bins(h_.extrema, h_.exponent);
         h_.counts = banks().take(h_.negative, positive);
@@ -166,24 +174,31 @@ class Filling {
         return one;
     }
 
+    void flush() {
+        if (held_) count(waiting_, held_);
+        held_ = 0;
+    }
+
     Histogram h_;
+    std::size_t held_ = 0;
+    float waiting_[CHUNK];
 };
 
 // Histogram of `count` <= SEGMENT elements; element i is counted if (start + i) % stride = 0, extrema see all.
 inline Histogram fill(const float* x, std::size_t count, std::size_t start, std::size_t stride) {
     Filling filling;
-    float sampled[CHUNK];
     for (std::size_t i = 0; i < count; i += CHUNK) {
-        std::size_t size = std::min(CHUNK, count - i);
+        const std::size_t size = std::min(CHUNK, count - i);
         const float* chunk = x + i;
         const KeyRange keys = key_range(chunk, size);
-        filling.reach(chunk, size, keys);
-        if (stride != 1 || !all_finite(keys)) {
-            const std::size_t past = (start + i) % stride;
-            size = sample(chunk, size, past ? stride - past : 0, stride, !all_finite(keys), sampled);
-            chunk = sampled;
+        filling.reach(chunk_extrema(chunk, size, keys));
+        if (stride == 1 && all_finite(keys)) {
+            filling.count(chunk, size);
+            continue;
         }
-        filling.count(chunk, size);
+        const std::size_t past = (start + i) % stride;
+        float* out = filling.room((size + stride - 1) / stride);
+        filling.keep(sample(chunk, size, past ? stride - past : 0, stride, !all_finite(keys), out));
     }
     return filling.finish();
 }
@@ -197,40 +212,57 @@ struct Planes {
     std::size_t channels;
 };
 
-// Copy the elements of a chunk (positions `first` on, of the channels `channel` on) whose number in the tensor as it is
-// written, channel after channel, is a multiple of `stride`, but for NaN and infinities if `filter`.
-inline std::size_t sample(const float* chunk, std::size_t positions, const Planes& in, std::size_t channel,
-                          std::size_t first, std::size_t stride, bool filter, float* out) {
-    std::size_t size = 0;
-    for (std::size_t lane = 0; lane < in.block; ++lane) {
-        const std::size_t past = ((channel + lane) * in.plane + first) % stride;
-        for (std::size_t p = past ? stride - past : 0; p < positions; p += stride) {
-            out[size] = chunk[p * in.block + lane];
-            size += !filter || std::isfinite(out[size]);
-        }
+template <std::size_t BLOCK>
+HALFEVEN_INLINE void scale_blocks(const float* __restrict x, std::size_t positions, const float* __restrict factors,
+                                  float* __restrict out) {
+    float each[BLOCK];
+    for (std::size_t lane = 0; lane < BLOCK; ++lane) each[lane] = factors[lane];
+    for (std::size_t p = 0; p < positions; ++p) {
+        if (p * BLOCK % LINE == 0) HALFEVEN_PREFETCH(x + p * BLOCK + AHEAD);
+        for (std::size_t lane = 0; lane < BLOCK; ++lane) out[p * BLOCK + lane] = x[p * BLOCK + lane] * each[lane];
     }
-    return size;
+}
+
+// Each lane of `positions` blocks, times its factor.
+HALFEVEN_CLONES static void scale_chunk(const float* x, std::size_t positions, std::size_t block, const float* factors,
+                                        float* out) {
+    if (block == 16) return scale_blocks<16>(x, positions, factors, out);
+    if (block == 8) return scale_blocks<8>(x, positions, factors, out);
+    if (block == 1) return scale_blocks<1>(x, positions, factors, out);
+    for (std::size_t i = 0; i < positions * block; ++i) out[i] = x[i] * factors[i % block];
 }
 
 // Histogram of a tensor that lies in planes: that of `fill` for the same tensor as it is written, times the factors.
 inline Histogram fill(const float* x, std::size_t count, std::size_t stride, const Planes& in) {
     Filling filling;
-    float sampled[CHUNK], scaled[CHUNK];
+    float scaled[CHUNK];
+    std::vector<std::size_t> next(in.block);  // of each lane, the position to be counted next, from the chunk's first
     const std::size_t most = CHUNK / in.block;
     for (std::size_t channel = 0; channel * in.plane < count; channel += in.block) {
+        for (std::size_t lane = 0; lane < in.block; ++lane) {
+            const std::size_t past = (channel + lane) * in.plane % stride;
+            next[lane] = past ? stride - past : 0;
+        }
+        const float* factors = in.factors ? in.factors + channel % in.channels : nullptr;
         for (std::size_t p = 0; p < in.plane; p += most) {
-            const std::size_t positions = std::min(most, in.plane - p);
+            const std::size_t positions = std::min(most, in.plane - p), size = positions * in.block;
             const float* chunk = x + channel * in.plane + p * in.block;
-            if (in.factors) {
-                const float* factors = in.factors + channel % in.channels;
-                for (std::size_t i = 0; i < positions; ++i)
-                    for (std::size_t lane = 0; lane < in.block; ++lane)
-                        scaled[i * in.block + lane] = chunk[i * in.block + lane] * factors[lane];
+            if (factors) {
+                scale_chunk(chunk, positions, in.block, factors, scaled);
                 chunk = scaled;
             }
-            const KeyRange keys = key_range(chunk, positions * in.block);
-            filling.reach(chunk, positions * in.block, keys);
-            filling.count(sampled, sample(chunk, positions, in, channel, p, stride, !all_finite(keys), sampled));
+            const KeyRange keys = key_range(chunk, size);
+            filling.reach(chunk_extrema(chunk, size, keys));
+            float* out = filling.room(std::min(size, in.block * (positions / stride + 1)));
+            std::size_t kept = 0;
+            for (std::size_t lane = 0; lane < in.block; ++lane) {
+                for (; next[lane] < positions; next[lane] += stride) {
+                    out[kept] = chunk[next[lane] * in.block + lane];
+                    kept += all_finite(keys) || std::isfinite(out[kept]);
+                }
+                next[lane] -= positions;
+            }
+            filling.keep(kept);
         }
     }
     return filling.finish();

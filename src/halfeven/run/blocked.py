@@ -70,8 +70,8 @@ def _before(value: ir.Value, block: int) -> ir.Value | None:
     node = value.producer()
     if node is None or node.op_type != "ReorderOutput" or block == 1 or value.uses():
         return None
-    channels = ops.attribute(node, "channels", 0)
-    return node.inputs[0] if channels and channels % block == 0 else None
+    channels, turned = ops.attribute(node, "channels", 0), ops.attribute(node, "channels_last", 0)
+    return node.inputs[0] if channels and channels % block == 0 and not turned else None
 
 
 def _read(value: ir.Value) -> bool:
