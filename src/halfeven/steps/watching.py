@@ -21,6 +21,7 @@ import onnx_ir as ir
 from halfeven.draft import Batch, Draft
 from halfeven.errors import UnsupportedModel
 from halfeven.graph.weights import weigh
+from halfeven.memory import forget_models
 from halfeven.numerics.tally import NONE, Lying
 from halfeven.run.blocked import blocked
 from halfeven.run.ort import OrtExecutor
@@ -100,6 +101,7 @@ class Watching:
             executor = blocked(self.model, self.names, self._threads())
         except (UnsupportedModel, OSError):  # for instance no room for a temporary file: in order it is the same
             return self._in_order()
+        forget_models(weigh(self.model))  # the runtime's first session and the graph it wrote
 
         def run(feeds: Batch, label: str) -> tuple[Batch, Mapping[str, Lying]]:
             values = executor(feeds, label)
