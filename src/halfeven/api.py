@@ -292,13 +292,17 @@ def _steps(
     data: bool,
     stats: bool,
 ) -> list[Step]:
-    """The steps in order; those for want of data only where there are neither data nor statistics."""
+    """The steps in order; those for want of data only where there are neither data nor statistics.
+
+    Nor do they change a model whose plan is of its channels as they are; a plan of scaled ones may have been made so.
+    """
+    plan = Plan.load(plan) if isinstance(plan, str | Path) else plan
     no_moments = "gptq" in skip or (stats and not data)
     steps = make_steps({"observe_moments": 0, **options} if no_moments else options, skip)
-    for name in DATA_FREE if data or stats else ():
+    for name in DATA_FREE if data or stats or (plan is not None and not plan.scaling) else ():
         steps.pop(name, None)
     if plan is not None:
-        steps["place"] = FollowPlan(plan if isinstance(plan, Plan) else Plan.load(plan))
+        steps["place"] = FollowPlan(plan)
     listed = list(steps.values())
     calibrate = steps["calibrate"]
     assert isinstance(calibrate, Calibrate)

@@ -14,7 +14,7 @@ from halfeven.options import read_config
 from halfeven.printing import print_json, say
 from halfeven.report.plots import plot_activations, plot_weights
 from halfeven.report.plots_canvas import need_matplotlib
-from halfeven.report.plots_mapping import plot_mapping, values_of
+from halfeven.report.plots_mapping import check_tensor, plot_mapping, values_of
 from halfeven.wording import counted
 
 
@@ -29,6 +29,12 @@ def plot(args: argparse.Namespace) -> int:
     quiet_libraries()
     with progress_of(args) as progress:
         settings: dict[str, Any] = settings_of(args, "target", "preprocess", "limit", "config")
+        if args.tensor:
+            before = {key: value for key, value in settings.items() if key != "limit"}
+            check_tensor(
+                api.inspect(args.model, args.data, progress=progress, **before, **step_options(args))[1], args.tensor
+            )
+        _make(folder)
         result = api.quantize(
             args.model, args.data, verify=False, skip=("gptq",), progress=progress, **settings, **step_options(args)
         )
@@ -37,7 +43,6 @@ def plot(args: argparse.Namespace) -> int:
         draft, suffix = result.draft, args.picture
         values = values_of(draft, args.tensor or "")
         samples = list(islice(open_data(draft.model, args.data, settings, held_out=False).calibration, args.samples))
-        folder.mkdir(parents=True, exist_ok=True)
         progress("draw", 0, None)
         paths = [
             *plot_activations(draft, samples, folder, suffix),
@@ -51,3 +56,10 @@ def plot(args: argparse.Namespace) -> int:
         for path in paths:
             print(f"  {path.name}")
     return 0
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadOption(f"-o '{folder}': the folder cannot be made ({error.strerror}). Choose another.") from error

@@ -203,6 +203,7 @@ def print_simulation(found: "Judgement", *, everything: bool) -> None:
     if effect.labelled:
         ours, theirs = effect.hits[1], effect.hits[0]
         print(f"right: {ours} of {effect.labelled}, {theirs} there")
+    _remarks("note", found.simulation.notes)
     if found.advice:
         say(f"advice: {found.advice}", "  ")
     layers = sorted(found.simulation.saturating.items(), key=lambda item: -item[1])

@@ -3,6 +3,7 @@ codes say; what a target does not take is refused; defaults are not touched; int
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from halfeven.exporters.onnx import to_qdq
 from halfeven.exporters.onnx_int4 import in_int4
 from halfeven.graph.lower import lower
 from halfeven.graph.model import load
-from halfeven.graph.plan import Site
+from halfeven.graph.plan import Plan, Quantizer, Site
 from halfeven.graph.weights import array_at
-from halfeven.numerics.grid import IntGrid
+from halfeven.numerics.grid import INT8_NARROW, IntGrid
 from halfeven.numerics.quantize import fake_quantize
+from halfeven.numerics.scheme import QParams, Scheme
 from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import this_machine
 from halfeven.run.ort import OrtExecutor
@@ -122,6 +124,14 @@ def test_the_simulator_computes_sixteen_bit_codes_as_onnx_runtime_does() -> None
         ({"target": "ncnn", "activation_bits": 16}, "--activation-bits 16: ncnn takes no int16"),
         ({"bits": 5}, "--bits 5: choose 4 or 8"),
         ({"activation_bits": 4}, "--activation-bits 4: choose 8 or 16"),
+        (
+            {"mode": "weight-only", "activation_bits": 99},
+            "--activation-bits is of the mode static; it does nothing in we",
+        ),
+        ({"mode": "dynamic", "bits": 4, "conv_bits": 4}, "--bits is of the modes static and weight-only; it does"),
+        ({"mode": "float", "conv_bits": 4}, "--conv-bits is of the modes .* nothing in float. Leave it out"),
+        ({"block": 32}, "--block is of the mode weight-only; it does nothing in static"),
+        ({"zero_points": "free"}, "--zero-points is of the mode weight-only"),
     ],
 )
 def test_widths_that_are_not_there_are_refused(options: dict[str, Any], said: str) -> None:
@@ -150,6 +160,27 @@ def test_eight_bit_weights_that_use_few_codes_move_to_int4_without_a_change(tmp_
     np.testing.assert_array_equal(*map(np.asarray, runs))
     narrowed, _ = in_int4(draft)
     assert {q.scheme.grid for q in narrowed.plan.groups.values() if q.role == "weight"} == {IntGrid(4)}
+
+
+@pytest.mark.parametrize("most", [7, 100])
+def test_weights_that_share_a_scale_move_to_int4_only_if_all_fit(most: int) -> None:
+    text = "net (float[1,2,4,4] x) => (float[1,3,4,4] y, float[1,3,4,4] z) { y = Conv(x, v)  z = Conv(x, w) }"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
+    arrays = {"v": np.full((3, 2, 1, 1), 7, np.float32), "w": np.full((3, 2, 1, 1), most, np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    draft = halfeven.load(model)
+    params = QParams(Scheme(INT8_NARROW), np.ones((1, 1, 1, 1), np.float32), np.zeros((1, 1, 1, 1), np.int32))
+    for node, name in zip(draft.model.graph, "yz", strict=True):
+        node.name = name
+    plan = Plan(
+        {0: Quantizer(params.scheme, "one for both", "weight", params)}, {Site("v", "y", 1): 0, Site("w", "z", 1): 0}
+    )
+    draft = replace(draft, plan=plan)
+    if most > 7:
+        with pytest.raises(UnsupportedByTarget, match="No weight has codes of 4 bits"):
+            in_int4(draft)
+    else:
+        assert in_int4(draft)[0].plan.groups[0].scheme.grid == IntGrid(4)
 
 
 def test_a_network_without_codes_of_four_bits_is_not_written_in_four(tmp_path: Path) -> None:

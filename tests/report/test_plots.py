@@ -78,7 +78,7 @@ def test_the_tensor_whose_mapping_is_shown_may_be_an_activation_or_a_weight(home
     assert first.name == "x"
     assert (first.low, first.high) == (X.min(), X.max())
     assert weight.histogram == Histogram.of(np.asarray(draft.model.graph.initializers["w2"].const_value.numpy()))
-    with pytest.raises(BadOption, match="--tensor 'w9': no activation of this name was observed"):
+    with pytest.raises(BadOption, match="--tensor 'w9': no activation of this name is observed"):
         values_of(draft, "w9")
 
 
@@ -120,4 +120,18 @@ def test_pictures_without_matplotlib_are_refused_before_the_work(
     monkeypatch.setattr("halfeven.report.plots_canvas.find_spec", lambda name: None)
     assert main(("plot", "net.onnx", "--data", "x.npz", "-o", "out")) == 2
     assert "pip install 'halfeven[plots]'" in capsys.readouterr().err
+    assert not (home / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(("--tensor", "w9"), "--tensor 'w9': no act"), (("-o", "x.npz/out"), "-o 'x.npz/out': the folder")],
+)
+def test_a_wrong_tensor_or_folder_is_refused_before_the_work(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, str], said: str
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("halfeven.api.quantize", lambda *_, **__: pytest.fail("the work was begun"))
+    assert main(("plot", "net.onnx", "--data", "x.npz", "--limit", "4", "-o", "out", *words)) == 2
+    assert said in capsys.readouterr().err
     assert not (home / "out").exists()

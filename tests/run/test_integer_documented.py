@@ -13,7 +13,7 @@ import pytest
 
 import halfeven
 from halfeven import demo
-from halfeven.errors import BadOption
+from halfeven.errors import BadOption, UnsupportedModel
 from halfeven.graph.lower import lower
 from halfeven.graph.model import load
 from halfeven.graph.names import name_everything
@@ -136,6 +136,38 @@ def test_a_network_for_horizon_runs_in_integers(tmp_path: Path) -> None:
     assert {op.kind for op in run.network.ops} - {op.kind for op in run.integer_ops} <= {"ReduceMean"}
     (ours,), (theirs,) = (way({"input": pictures[:4]}).values() for way in (run, OrtExecutor(held)))
     assert np.abs(np.asarray(ours) - np.asarray(theirs)).max() < 0.2 * np.abs(np.asarray(theirs)).max()
+
+
+@pytest.mark.parametrize(
+    ("name", "grid", "zero", "scale", "said"),
+    [
+        ("vitis-dpu", "uint8", 0, 1.0, "'q': they are uint8.*--target vitis-dpu"),
+        ("vitis-dpu@method3", "int8", 3, 1.0, "'q': they have a zero point.*powers of two"),
+        ("vitis-dpu", "int8", 0, 0.3, "'q': their scale, 0.3, is no power of two"),
+        ("vitis-dpu", "int16", 0, 1.0, "'q': they are int16"),
+        ("journey6", "uint8", 0, 0.3, "journey6 has no codes like those of 'q': they are uint8.*--target horizon"),
+        ("journey6<3.0.31", "int8", 3, 0.3, "'q': they have a zero point.*--target horizon"),
+        ("vitis-dpu", "int8", 0, 0.25, ""),
+        ("journey6", "int8", 0, 0.3, ""),
+        ("journey6", "int16", 0, 0.3, ""),
+    ],
+)
+def test_codes_that_no_such_device_has_are_refused(
+    build: Build, name: str, grid: str, zero: int, scale: float, said: str
+) -> None:
+    held = build(
+        f"g (float[6] x) => (float[6] y) <float s, {grid} zero>"
+        " { q = QuantizeLinear(x, s, zero) y = DequantizeLinear(q, s, zero) }",
+        opset=21,
+        s=np.float32(scale),
+        zero=np.asarray(zero, grid),
+    )
+    if said:
+        with pytest.raises(UnsupportedModel, match=said):
+            IntegerExecutor(lower(held), machine_named(name))
+    else:
+        run = IntegerExecutor(lower(held), machine_named(name))
+        assert run({"x": np.full(6, scale, np.float32)}, ["q"])["q"].tolist() == [1] * 6
 
 
 def test_each_machine_says_what_it_rests_on() -> None:

@@ -5,6 +5,7 @@ code of the demo network that they show, and what is not exact with its measured
 """
 
 import importlib.util
+import platform
 import sys
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from halfeven.report.conform import conform
 from halfeven.report.simulate import simulate
 from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import machine_named, this_machine
+from halfeven.run.integer.ncnn import of_intel
 from halfeven.run.integer.onnxruntime import X86_VNNI
 from halfeven.run.integer.openvino import hidden
 from halfeven.run.openvino import open_openvino
@@ -48,7 +50,7 @@ def script(name: str) -> ModuleType:
 @pytest.fixture(scope="module")
 def wide() -> None:
     """A processor like the one on which the machines were measured."""
-    if this_machine() is not X86_VNNI or "GenuineIntel" not in Path("/proc/cpuinfo").read_text():
+    if this_machine() is not X86_VNNI or not of_intel():
         pytest.skip("the machines are of Intel's processors with VNNI")
 
 
@@ -114,6 +116,14 @@ def test_simulate_computes_what_the_runtime_will(target: str, pictures: np.ndarr
         other = simulate(model, data, "ncnn@arm64", against=machine)
         assert other.first is not None  # depthwise layers, by a reciprocal that is not exact
         assert all(t.step < 32 for t in other.tensors.values())
+
+
+def test_a_processor_is_intel_s_where_it_says_so(tmp_path: Path) -> None:
+    said = tmp_path / "cpuinfo"
+    for vendor, expected in (("GenuineIntel", True), ("AuthenticAMD", False)):
+        said.write_text(f"processor : 0\nvendor_id : {vendor}\n")
+        assert of_intel(said) is expected
+    assert of_intel(tmp_path / "none") is ("GenuineIntel" in platform.processor())
 
 
 def test_codes_that_ncnn_does_not_have_are_refused(pictures: np.ndarray) -> None:

@@ -109,6 +109,16 @@ def test_clamps_keep_one_bound_where_no_other_fuses(
     assert error <= 1e-5, where
 
 
+def test_a_clamp_that_leaves_no_room_is_not_counted(build: Build, samples: Samples, placed: Placed) -> None:
+    text = "{ h = Conv(x, a, ab)  r = Clip(h, zero, six)  k = Conv(r, b, bb)  s = Relu(k)  y = Conv(s, z) }"
+    full = np.full(8, 100, np.float32)  # every channel reaches the bound
+    model = build(f"{HEAD} {TAIL} {text}", a=_unequal(8, 3, 1, 1), ab=full, b=_unequal(8, 8, 1, 1, seed=1))
+    data = samples(model)
+    after = _equalized(placed(model, NCNN, data), data)
+    (note,) = (note for note in after.notes if "equalized" in note)
+    assert note == "equalized 1 of 2 tensors and residual streams by channel"
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_site_still_names_what_its_node_reads(build: Build, samples: Samples, placed: Placed, name: str) -> None:
     model = _network(build, name)

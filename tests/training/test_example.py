@@ -49,7 +49,7 @@ def test_the_example_gives_the_integers_of_every_simulator(
         assert int(found[1].replace(",", "")) > 100_000
         assert int(found[2]) > 16
     sources = ["fashion.c", "fashion_test.c"]
-    subprocess.run([build, "-std=c99", "-O1", *sources, "-o", "fashion_test.exe"], check=True)
+    subprocess.run([*build, "-std=c99", "-O1", *sources, "-o", "fashion_test.exe"], check=True)
     assert subprocess.run([tmp_path / "fashion_test.exe"], check=False).returncode == 0
     for name in ("fashion.onnx", "fashion.tflite"):
         assert (tmp_path / name).stat().st_size > 10_000

@@ -58,7 +58,8 @@ def in_int4(draft: Draft) -> tuple[Draft, tuple[str, ...]]:
             continue
         members = draft.plan.members(group)
         tables = any(nodes[site.consumer].op_type == "Gather" for site in members)
-        params = None if tables else _narrow(quantizer, array_at(nodes[members[0].consumer], members[0].port))
+        found = [_narrow(quantizer, array_at(nodes[site.consumer], site.port)) for site in members]
+        params = None if tables or None in found else found[0]
         done, left = done + (params is not None), left + (params is None)
         if params is not None:
             plan = plan.with_group(group, replace(quantizer, scheme=params.scheme, params=params))

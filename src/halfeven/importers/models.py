@@ -28,7 +28,7 @@ def read_model(source: Any) -> tuple[ir.Model, tuple[str, ...]]:
         UnsupportedModel: There is no such file, or it is damaged, unsafe, or of another kind.
     """
     model, notes = read_as_stored(source)
-    if not isinstance(source, (str, os.PathLike)) or not _is_tflite(Path(source)) or not (count := _coded(model)):
+    if not isinstance(source, (str, os.PathLike)) or not is_tflite(Path(source)) or not (count := _coded(model)):
         return model, notes
     said = f"{counted(count, 'constant')} of the file in integer codes: taken as the numbers they stand for"
     return draft_of(model, next(iter(TARGETS.values()))).model, (*notes, said)
@@ -48,7 +48,7 @@ def read_as_stored(source: Any) -> tuple[ir.Model, tuple[str, ...]]:
     Raises:
         UnsupportedModel: There is no such file, or it is damaged, unsafe, or of another kind.
     """
-    if isinstance(source, (str, os.PathLike)) and _is_tflite(Path(source)):
+    if isinstance(source, (str, os.PathLike)) and is_tflite(Path(source)):
         from halfeven.importers.litert.reader import load_tflite  # loads all its converters
 
         found = load_tflite(Path(source))
@@ -56,7 +56,7 @@ def read_as_stored(source: Any) -> tuple[ir.Model, tuple[str, ...]]:
     return load(source), ()
 
 
-def _is_tflite(path: Path) -> bool:
+def is_tflite(path: Path) -> bool:
     """By its suffix, or by what the file says of itself: others call it .lite, or nothing."""
     if path.suffix.lower() == TFLITE or not path.is_file():
         return path.suffix.lower() == TFLITE

@@ -46,9 +46,14 @@ def softmax(x: AnyCodes, given: Affine, out: Output) -> Codes:
     """Codes of the softmax of int8 `x` along its last axis, in fixed point; int32. The output's scale is 1/256.
 
     Raises:
-        BadOption: the sum of exponentials reaches 512, where the runtime ends its process.
+        BadOption: the sum of exponentials reaches 512, where the runtime ends its process; or the input's scale is so
+            small that its codes cannot be shifted left.
     """
     by, left = _input(given, 5)
+    if left < 0:
+        raise BadOption(
+            f"Softmax of codes of scale {given.scale:.6g}: LiteRT's reference kernel takes scales of at least 2**-27."
+        )
     least = -int(np.floor(31.0 * (1 << 26) / (1 << left)))
     wide = x.astype(np.int64)
     difference = wide - wide.max(-1, keepdims=True)

@@ -28,7 +28,7 @@ import numpy as np
 import onnx_ir as ir
 
 from halfeven.draft import Batch, Draft, Progress, no_progress
-from halfeven.errors import BadOption, UnsupportedByTarget, UnsupportedModel
+from halfeven.errors import BadCalibration, BadOption, UnsupportedByTarget, UnsupportedModel
 from halfeven.exporters.formats import FORMATS, exporter_named
 from halfeven.exporters.onnx import to_qdq
 from halfeven.graph.lower import lower
@@ -36,11 +36,11 @@ from halfeven.graph.model import load
 from halfeven.graph.names import name_everything
 from halfeven.graph.network import Network
 from halfeven.importers.litert.reader import load_tflite
-from halfeven.report.beside import Beside, Codes, Labels
+from halfeven.report.beside import Beside, Labels
 from halfeven.report.conform_c import beside_c
 from halfeven.report.conform_files import beside_ncnn, beside_openvino
 from halfeven.report.conform_micro import MICRO, beside_micro
-from halfeven.report.sides import fitting
+from halfeven.report.sides import fitting, in_order
 from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import machine_named, this_machine
 from halfeven.run.litert import LitertExecutor, open_litert
@@ -75,8 +75,12 @@ def conform(
     `model` is ONNX with QuantizeLinear and DequantizeLinear, or a calibrated draft.
 
     Raises:
-        BadOption: there is no such runtime, or its package is not installed.
-        UnsupportedModel: the model cannot be read. A runtime that it cannot be written for is said in the report.
+        BadOption: there is no such runtime.
+        BadCalibration: ONNX Runtime's machine cannot run a sample.
+        UnsupportedModel: the model cannot be read.
+
+    A runtime that is not installed, that the model cannot be written for, or that refuses a sample is `refused` in the
+    report.
     """
     for name in runtimes:
         if name not in RUNTIMES:
@@ -93,7 +97,7 @@ def conform(
         try:
             full = ALIASES.get(name, name)
             ways = _onnxruntime(held, machine, data) if own else _other(held, draft, machine, data, full)
-        except (BadOption, UnsupportedByTarget, UnsupportedModel) as error:  # not installed, or not for this model
+        except (BadCalibration, BadOption, UnsupportedByTarget, UnsupportedModel) as error:
             found.append(Beside(name, "", "", inner=False, refused=str(error)))
             continue
         beside, outputs = ways
@@ -145,7 +149,7 @@ def _other(
         else:
             beside, outputs, more = beside_openvino(path, fits, model, data, machine.threads)
             notes += more
-    beside.notes = notes
+    beside.notes = (*notes, *beside.notes)
     return beside, outputs
 
 
@@ -185,13 +189,6 @@ def paired(machine: IntegerExecutor, file: LitertExecutor) -> dict[str, str]:
                     names[own] = name
                     break
     return {own: names[own] for own in machine.tensors if own in names}
-
-
-def in_order(ours: Codes, theirs: Codes) -> Codes | None:
-    """A file's codes with their channels where ours are; where both orders fit, that in which less differs."""
-    ways = [theirs] + ([np.moveaxis(theirs, -1, 1)] if theirs.ndim > 2 else [])
-    fitting = [way for way in ways if way.shape == ours.shape]
-    return min(fitting, key=lambda way: int((way != ours).sum()), default=None)
 
 
 def to_json(found: Conformity) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from halfeven.report.beside import Beside
 from halfeven.run.c_program import compile_c
 from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import machine_named
+from halfeven.wording import counted
 
 MACHINE = "integer"
 Codes = npt.NDArray[np.int8]
@@ -50,11 +51,15 @@ def beside_c(path: Path, draft: Draft, data: Sequence[tuple[str, Batch]], thread
     gives = [prod(shape) for shape in shapes_of(program, program.outputs)]
     run = compile_c(path, identifier(path.stem), [prod(shape) for shape in shapes], gives)
     known = Counter(remark(name) for name in machine.tensors)  # two names that are one in C tell nothing
-    names = {name: remark(name) for name, t in machine.tensors.items() if t.coded and known[remark(name)] == 1}
+    coded = [name for name, t in machine.tensors.items() if t.coded]
+    names = {name: remark(name) for name in coded if known[remark(name)] == 1}
+    watch = list(dict.fromkeys([*names, *(tensor.name for _, tensor in program.outputs)]))
     beside = Beside("c", MACHINE, machine.machine.evidence, inner=True)
+    if left := len(set(coded) - set(watch)):
+        beside.notes = (f"{counted(left, 'inner tensor')} not compared: in C another tensor has the same name",)
     outputs: list[Batch] = []
     for (label, feeds), (traced, made) in zip(data, run(fed), strict=True):
-        ours = machine(feeds, list(names))
+        ours = machine(feeds, watch)
         theirs = {name: traced[there] for name, there in names.items() if there in traced}
         theirs |= {tensor.name: codes for (_, tensor), codes in zip(program.outputs, made, strict=True)}
         for name, codes in theirs.items():

@@ -21,7 +21,7 @@ from halfeven.graph.saving import save
 from halfeven.report.beside import Beside
 from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import machine_named
-from halfeven.run.integer.ncnn import this_ncnn
+from halfeven.run.integer.ncnn import NCNN_X86, of_intel, this_ncnn
 from halfeven.run.integer.openvino import hidden
 from halfeven.run.ncnn import open_ncnn
 from halfeven.run.openvino import open_openvino
@@ -30,6 +30,10 @@ from halfeven.run.runtimes import open_file
 Data = Sequence[tuple[str, Batch]]
 CPU = "openvino@cpu"
 CHANGED = "Being watched changes outputs of OpenVINO; the inner codes are those of the network that is watched."
+OTHER = (
+    "ncnn@x86 is measured on processors of Intel, and this one does not say that it is one: the approximate reciprocal "
+    "of depthwise layers may differ."
+)
 
 
 def beside_openvino(
@@ -60,7 +64,8 @@ def beside_ncnn(path: Path, draft: Draft, model: ir.Model, data: Data, threads: 
     name_everything(quantized)
     network = lower(quantized)
     machine = IntegerExecutor(network, this_ncnn(), threads)
-    beside = Beside("ncnn", machine.machine.name, machine.machine.evidence, inner=True)
+    notes = (OTHER,) if machine.machine is NCNN_X86 and not of_intel() else ()
+    beside = Beside("ncnn", machine.machine.name, machine.machine.evidence, inner=True, notes=notes)
     run, held = open_file(path, model), open_ncnn(path)
     outputs = []
     for label, feeds in data:

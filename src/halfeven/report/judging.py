@@ -70,6 +70,7 @@ class Judgement:
                 "right_in_other": e.hits[0],
             },
             "saturating": dict(s.saturating),
+            "notes": list(s.notes),
             "advice": self.advice,
         }
 
@@ -85,7 +86,7 @@ def judged(
 
     Raises:
         BadOption: there is no such machine.
-        UnsupportedModel: the model cannot be read.
+        UnsupportedModel: the model cannot be read, holds no codes, or holds others than the machine's.
     """
     found = simulate(model, data, profile, against)
     other = simulate(model, data, against)

@@ -39,6 +39,7 @@ from halfeven.stats.histogram import Histogram
 
 AFFINE, SYMMETRIC = Scheme(UINT8, zero_point=ZeroRule.FREE), Scheme(INT8_NARROW)
 RAYS = 17
+ABSENT = "--tensor '{}': no activation of this name is observed, nor is there such a weight."
 Doubles = npt.NDArray[np.float64]
 
 
@@ -68,25 +69,35 @@ class Values:
         return float(np.sqrt((square * self.counts).sum() / max(self.counts.sum(), 1)))
 
 
+def check_tensor(draft: Draft, name: str) -> None:
+    """Raise BadOption if a draft that was placed has neither a planned activation nor a weight of this name."""
+    if name not in _weights(draft) and all(site.value != name for site in draft.plan.sites):
+        raise BadOption(ABSENT.format(name))
+
+
+def _weights(draft: Draft) -> dict[str, npt.NDArray[np.generic]]:
+    return {
+        value.name or "": array
+        for node in draft.model.graph
+        for port, value in enumerate(node.inputs)
+        if value is not None and (array := array_at(node, port)) is not None and array.dtype == np.float32
+    }
+
+
 def values_of(draft: Draft, name: str = "") -> Values:
     """The values of an activation that was observed, or of a weight; without a name the first activation.
 
     Raises:
         BadOption: there is no such tensor, or it holds nothing.
     """
-    weights = {
-        value.name or "": array
-        for node in draft.model.graph
-        for port, value in enumerate(node.inputs)
-        if value is not None and (array := array_at(node, port)) is not None and array.dtype == np.float32
-    }
+    weights = _weights(draft)
     chosen = name or next((s.value for s in draft.plan.sites if s.value in draft.stats), "")
     if chosen in draft.stats:
         histogram = draft.stats[chosen].histogram
     elif chosen in weights:
         histogram = Histogram.of(weights[chosen])
     else:
-        raise BadOption(f"--tensor '{chosen}': no activation of this name was observed, nor is there such a weight.")
+        raise BadOption(ABSENT.format(chosen))
     if histogram.empty or not histogram.counts.any():
         raise BadOption(f"--tensor '{chosen}' holds nothing but zeros. Choose another.")
     return Values.of(chosen, histogram)

@@ -20,12 +20,14 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from halfeven.draft import Batch, Draft, pipeline
+from halfeven.errors import UnsupportedModel
 from halfeven.exporters.formats import FORMATS, exporter_named, target_of
 from halfeven.graph.lower import lower
 from halfeven.graph.names import name_everything
 from halfeven.graph.network import Network, Tensor
+from halfeven.graph.ops import QUANTIZED_OPS
 from halfeven.importers.litert.reader import import_tflite
-from halfeven.importers.models import read_as_stored
+from halfeven.importers.models import is_tflite, read_as_stored
 from halfeven.importers.qdq import draft_of
 from halfeven.importers.shifting import as_target_takes
 from halfeven.run.integer.executor import IntegerExecutor
@@ -37,6 +39,7 @@ from halfeven.targets import target_named
 
 Source = str | PathLike[str] | ir.Model
 Offsets = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.integer]
 OF_FILES = ("litert", "tflite-micro")
 SUFFIX = "_quantized"
 
@@ -118,12 +121,17 @@ def sides(source: Source, names: Sequence[str], first: Sequence[tuple[str, Batch
 
     Raises:
         BadOption: there is no such machine, or what writes a .tflite file is not installed.
-        UnsupportedModel: the model cannot be read.
+        UnsupportedModel: the model cannot be read, holds no codes, or holds others than the machine's.
         UnsupportedByTarget: the model cannot be written as a .tflite file.
     """
     machines = [machine_named(name) for name in names]
     model = read_as_stored(source)[0]
-    stored = not isinstance(source, ir.Model) and _written_as_file(source)
+    if not any(node.op_type in QUANTIZED_OPS for node in model.graph.all_nodes()):
+        raise UnsupportedModel(
+            "The model holds real numbers alone, so there are no integers to simulate: QuantizeLinear and "
+            "DequantizeLinear, or operators on codes, were expected. Quantize it first: halfeven quantize."
+        )
+    stored = not isinstance(source, ir.Model) and is_tflite(Path(source))
     held = model if stored else model.clone()
     name_everything(held)
     networks: dict[bool, Network] = {}
@@ -136,13 +144,6 @@ def sides(source: Source, names: Sequence[str], first: Sequence[tuple[str, Batch
         gives = tuple(v.name or "" for v in held.graph.outputs)
         made.append(Side(IntegerExecutor(networks[of_file], machine, threads), takes, gives, of_file or stored))
     return made
-
-
-def _written_as_file(source: str | PathLike[str]) -> bool:
-    from halfeven.importers.litert.contents import looks_like_tflite
-
-    with Path(source).open("rb") as file:
-        return looks_like_tflite(file.read(8))
 
 
 def _as_file(model: ir.Model, first: Sequence[tuple[str, Batch]]) -> ir.Model:
@@ -175,7 +176,7 @@ def _same_scale(a: Tensor, b: Tensor) -> bool:
     )
 
 
-def in_order(ours: npt.NDArray[np.int64], theirs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+def in_order(ours: Codes, theirs: Codes) -> Codes | None:
     """Codes of the other side with their axes as ours; where several orders fit, that in which least differs."""
     ways = [theirs]
     if theirs.ndim > 2:

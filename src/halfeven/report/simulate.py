@@ -56,6 +56,8 @@ class Simulation:
         """What was found, in one."""
         if not self.against:
             return f"{self.profile}: {counted(len(self.outputs), 'sample')} computed."
+        if not sum(d.compared for d in self.tensors.values()):
+            return f"{self.profile} and {self.against}: no quantized tensor is in both; nothing was compared."
         if self.first is None:
             return f"{self.profile} and {self.against} compute the same integers."
         parted = sum(d.differing > 0 for d in self.tensors.values())
@@ -63,6 +65,15 @@ class Simulation:
         return (
             f"{self.profile} and {self.against} part first at '{self.first.layer}' ({self.first.rate:.2%} of its "
             f"codes, by {self.first.step} at most); {parted} of {all_of_them} differ."
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was not compared."""
+        return tuple(
+            f"the codes of '{d.tensor}' were not compared: the two machines give them in different shapes"
+            for d in self.tensors.values()
+            if self.outputs and not d.compared
         )
 
 
@@ -74,7 +85,7 @@ def simulate(model: Source, data: Samples, profile: str, against: str = "", thre
 
     Raises:
         BadOption: there is no such profile, or what writes a .tflite file is not installed.
-        UnsupportedModel: the model cannot be read.
+        UnsupportedModel: the model cannot be read, holds no codes, or holds others than the machine's.
         UnsupportedByTarget: the model cannot be written as a .tflite file.
     """
     samples = list(data)

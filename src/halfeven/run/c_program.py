@@ -12,6 +12,7 @@ Only a file that was written a moment ago is compiled: a C file is a program, an
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -60,16 +61,31 @@ int main(int argc, char **argv)
 """
 
 
-def compiler() -> str:
-    """The path of the C compiler: $CC, else cc, gcc or clang.
+def compiler() -> list[str]:
+    """The C compiler, a path and its arguments: $CC, else cc, gcc or clang.
 
     Raises:
-        BadOption: there is none.
+        BadOption: there is none, or CC names one that is not there.
     """
-    found = next((path for name in (os.environ.get("CC"), *COMPILERS) if name and (path := shutil.which(name))), None)
+    wanted = os.environ.get("CC", "").strip()
+    if wanted:
+        return _named(wanted)
+    found = next((path for name in COMPILERS if (path := shutil.which(name))), None)
     if found is None:
         raise BadOption("To run C a compiler is needed, and none was found: install gcc or clang, or set CC to yours.")
-    return found
+    return [found]
+
+
+def _named(wanted: str) -> list[str]:
+    """A compiler as CC names it: a path that may hold blanks, or words as a shell reads them."""
+    try:
+        words = [wanted] if shutil.which(wanted) else shlex.split(wanted)
+    except ValueError:  # a quote that does not end
+        words = []
+    found = shutil.which(words[0]) if words else None
+    if found is None:
+        raise BadOption(f"CC names '{wanted}', which is not found: set it to a C compiler, or unset it.")
+    return [found, *words[1:]]
 
 
 @dataclass(frozen=True)
@@ -115,7 +131,8 @@ def compile_c(path: Path, name: str, takes: Sequence[int], gives: Sequence[int])
     driver = path.with_name(f"{path.stem}_drive.c")
     driver.write_text(text, "ascii")
     built = path.with_name(f"{path.stem}_drive.exe")
-    words = [compiler(), "-std=c99", "-O1", f"-D{name.upper()}_TRACE", path.name, driver.name, "-o", built.name]
+    cc = compiler()
+    words = [*cc, "-std=c99", "-O1", f"-D{name.upper()}_TRACE", path.name, driver.name, "-o", built.name]
     done = _ran(words, path.parent)
     if done.returncode:
         raise UnsupportedModel(f"{words[0]} cannot compile '{path.name}': {' '.join(done.stderr.split())[:300]}")

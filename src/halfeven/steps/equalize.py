@@ -73,9 +73,9 @@ class Equalize:
             limits: Doubles | float = self.limit
             if not draft.target.clamp_by_channel and ranges:
                 limits = np.minimum(limits, _below_clips(stream, seen, ranges, self.headroom))
-                capped += bool((limits < self.limit).any())
             factors = best_factors(stream, ranges, limits, self.headroom) if ranges else None
             if factors is not None and factors.max() > 1.0 + 1e-6:
+                capped += bool(np.less(limits, self.limit).any())
                 single = factors.astype(np.float32)  # so that a float32 product is what the bounds by channel are
                 factors = single.astype(np.float64)
                 by_name.update(dict.fromkeys(stream.names, single))

@@ -6,7 +6,7 @@ one group (union-find over values), so that a scale is solved once for all of th
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
@@ -24,7 +24,7 @@ from halfeven.run.ort import HUGE
 from halfeven.stats.distance import sqnr_db
 from halfeven.steps.regions import Unit, choose, make_units
 from halfeven.steps.weights import Mode, Packing, place_weights
-from halfeven.steps.widths import in_widths
+from halfeven.steps.widths import in_widths, refuse_idle
 from halfeven.targets.target import OpRule, Target
 
 TABLE_ROWS = 4096
@@ -62,9 +62,14 @@ class Place:
     """weight-only: `free` gives MatMul and Gemm a zero point with each scale."""
 
     def __call__(self, draft: Draft, data: Samples, progress: Progress) -> Draft:
-        """The draft with a plan. Needs `draft.shapes` (from Trace) for the costs."""
+        """The draft with a plan. Needs `draft.shapes` (from Trace) for the costs.
+
+        Raises:
+            BadOption: an option that is not known, that does nothing in the mode, or that the target cannot follow.
+        """
         if self.prefer not in ("speed", "size"):
             raise BadOption(f"--prefer '{self.prefer}' is not known. Choose speed or size.")
+        refuse_idle(self.mode, [f.name for f in fields(self) if getattr(self, f.name) != f.default])
         if self.mode != "static":
             kept, packed = (
                 _kept(draft.model, self.keep_float),

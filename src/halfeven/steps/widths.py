@@ -7,8 +7,11 @@
 What the table chooses is replaced where the target's runtime takes the other codes (`Target.takes`); no kernel computes
 on them: ONNX Runtime makes 4-bit weights real before it multiplies, and computes what is between 16-bit codes in float.
 So the file is smaller, or as exact as 16 bits are, but not faster, and all is quantized that can be.
+
+Not every mode has such choices (`MODES`); one that would do nothing is refused.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from halfeven.errors import BadOption
@@ -16,6 +19,14 @@ from halfeven.graph.bits import in_bits
 from halfeven.numerics.scheme import Scheme
 from halfeven.targets.target import OpRule, Target
 
+MODES: dict[str, tuple[str, ...]] = {
+    "bits": ("static", "weight-only"),
+    "conv_bits": ("static", "weight-only"),
+    "activation_bits": ("static",),
+    "block": ("weight-only",),
+    "zero_points": ("weight-only",),
+}
+"""Options of `Place` that are of some modes only."""
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 SAID_WEIGHTS = (
     "weights of 4 bits are made real by {target} before it multiplies: the file is smaller, the network no faster than "
@@ -25,6 +36,17 @@ SAID_ACTIVATIONS = (
     "activations of 16 bits have no integer kernels in {target}, which computes between them in float: this shows what "
     "16 bits keep and is slower than float"
 )
+
+
+def refuse_idle(mode: str, given: Iterable[str]) -> None:
+    """Raise BadOption for the first of the given options of `Place` that does nothing in a mode."""
+    for name in given:
+        modes = MODES.get(name, (mode,))
+        if mode not in modes:
+            flag, plural = "--" + name.replace("_", "-"), "s" if len(modes) > 1 else ""
+            raise BadOption(
+                f"{flag} is of the mode{plural} {' and '.join(modes)}; it does nothing in {mode}. Leave it out."
+            )
 
 
 def in_widths(target: Target, bits: int, conv_bits: int, activation_bits: int) -> tuple[Target, tuple[str, ...]]:

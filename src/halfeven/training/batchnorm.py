@@ -27,7 +27,7 @@ the frozen one, as they are for a batch of one number a channel, which has no va
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import onnx_ir as ir
@@ -127,7 +127,7 @@ def _folded_weight(model: ir.Model, norm: Normed) -> np.ndarray:
 class LiveNorm(torch.nn.Module):
     """The normalization of one layer. Its tensors are its network's; `gain` is |gamma| / sigma when it was made.
 
-    `kind` may be changed at any time: "frozen" is the freeze.
+    `kind` may be changed at any time: "frozen" is the freeze. A state_dict holds it too, as its place in `Kind`.
     """
 
     def __init__(self, norm: Normed, kind: Kind, gain: Tensor, momentum: float = MOMENTUM) -> None:
@@ -210,6 +210,14 @@ class LiveNorm(torch.nn.Module):
         """
         name = self.norm.bias
         return {**tensors, name: tensors[name].detach() + 0.0 * tensors[name]} if name else tensors
+
+    def get_extra_state(self) -> Tensor:
+        """What a state_dict holds besides buffers: `kind`."""
+        return torch.tensor(get_args(Kind).index(self.kind))
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take `kind` from a state_dict."""
+        self.kind = get_args(Kind)[int(state)]
 
     def extra_repr(self) -> str:
         """`layer, kind`."""

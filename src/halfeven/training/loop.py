@@ -16,8 +16,9 @@ along are of weights that moved, and with few bits far off (Nagel et al. 2022, a
 Where `lower_from` gives more bits than the codes have, training begins with so many, and over the first half of the
 steps they fall to those of the codes (Zhuang et al. 2018, arXiv:1711.00205, its progressive quantization).
 
-Weights that flip between two codes are damped: lambda * mean((w - q(w))**2) / scale**2 over weights inside the range,
-where lambda rises as a cosine from 0 (Nagel et al. 2022, arXiv:2203.11086, equation 6; its `damping`).
+Weights that flip between two codes are damped: lambda * mean((w - q(w))**2) / scale**2, where lambda rises as a cosine
+from 0 (Nagel et al. 2022, arXiv:2203.11086, equation 6; its `damping`). w is what the quantizer sees: the weight folded
+with the BatchNormalization behind it, whose own tensors learn nothing from that.
 
 Order and batches follow from `seed`. A loss or a gradient that is not finite ends the training, and names what it is
 of; a batch is never skipped silently.
@@ -234,16 +235,24 @@ def _gap(ours: Tensor, wanted: Tensor, labelled: bool) -> Tensor:
 
 def _oscillation(network: QuantizedNetwork) -> Tensor:
     """Mean squared distance of weights from their codes, in steps."""
-    terms = []
+    terms, live = [], network.live_norms()
+    with torch.no_grad():
+        made = network.derived()
     for instruction in network.program.instructions:
         group = instruction.groups[1] if len(instruction.groups) > 1 else None
         name = instruction.inputs[1] if len(instruction.inputs) > 1 else ""
         path = network.paths.get(name)
         if group is None or path is None or group in network.biases:
             continue
-        weight, layer = network.get_parameter(path), network.quantizer(group)
+        weight, layer, stretch = network.get_parameter(path), network.quantizer(group), None
+        norm = live.get(instruction.name)
+        if norm is not None:
+            held = {n: t.detach() for n, t in network.tensors(norm.norm, made).items()}
+            variance = held[norm.norm.variance]
+            weight = norm.folded({**held, norm.norm.weight: weight}, held[norm.norm.mean], variance)[0]
+            stretch = norm.stretch(held, variance)
         with torch.no_grad():
-            step, target = layer.scale_and_zero_point()[0], layer.values(weight)
+            step, target = layer.scale_and_zero_point(stretch)[0], layer.values(weight, stretch)
         terms.append(((weight - target) / step).square().mean())
     return sum(terms) / len(terms) if terms else torch.zeros(())
 

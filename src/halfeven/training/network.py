@@ -8,8 +8,9 @@ group, once for all readers; a weight by its own; a bias to int32 codes of scale
 exported file holds it. So the forward pass is the QuantizeLinear/DequantizeLinear graph, in the same order.
 
 Parameters bear the names of the graph's initializers, which for a graph made from a module are those of the module
-(`conv1.weight`); quantizers are `quantizers.GROUP`. All state is in parameters and buffers: `state_dict`, `deepcopy`,
-pickling, EMA and moving to a device work as for any module.
+(`conv1.weight`); quantizers are `quantizers.GROUP`. All state is in parameters, buffers and what a `state_dict` holds
+beside them as tensors (what is frozen, bits that were raised): `state_dict`, `deepcopy`, pickling, EMA and moving to a
+device work as for any module.
 """
 
 # mypy: disallow-subclassing-any=False

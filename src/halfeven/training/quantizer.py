@@ -13,6 +13,7 @@
     threshold         buffer, float32    -                         ternary codes; NaN where it is half the scale
     low, high         buffers, float32   -                         `moving`: the range that scale and zero point are of
     draws             buffer, int64      -                         stochastic `method`: seed and number of calls
+    _extra_state      int64, (2,)        int64, (2,)               in a state_dict only: `following`, `extra_bits`
 
 Gradients. That of the scale is LSQ's (Esser et al. 2020, arXiv:1902.08153, equation 3), times 1 / sqrt(N * Q) for N the
 elements that share a scale in the call and Q the highest code (its section 2.2; for codes that are no integers, the
@@ -259,6 +260,15 @@ class FakeQuantizer(torch.nn.Module):
         grid = self.scheme.grid
         top = 1.0 if isinstance(grid, BinaryGrid | TernaryGrid) else max(float(grid.high), 1.0)
         return 1.0 / sqrt(max(x.numel() / max(self.zero_point.numel(), 1), 1.0) * top)
+
+    def get_extra_state(self) -> Tensor:
+        """What a state_dict holds besides parameters and buffers."""
+        return torch.tensor([self.following, self.extra_bits], dtype=torch.int64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take it from a state_dict; ranges that do not move here are not followed either."""
+        following, self.extra_bits = state.tolist()
+        self.following = bool(following) and self.moving > 0
 
     def extra_repr(self) -> str:
         """`int8 symmetric per-channel, scale learned`."""

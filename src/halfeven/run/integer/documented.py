@@ -8,17 +8,18 @@
                          the toolchain, half_even(r / sy) since OE 3.0.31. How the BPU changes scales is not published
     journey6<3.0.31      the same with floor(r / sy + 0.5)
 
-What has no row runs on real numbers, and becomes codes by the same rule.
+What has no row runs on real numbers, and becomes codes by the same rule. Codes that the devices lack are refused: the
+DPU's are int8, the BPU's int8 or int16, those of biases int32 too; no zero points; one scale for a feature map.
 """
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from halfeven.errors import BadOption
-from halfeven.graph.network import Network, Op
+from halfeven.errors import BadOption, UnsupportedModel
+from halfeven.graph.network import Network, Op, Tensor
 from halfeven.numerics import shift_target
-from halfeven.numerics.grid import INT8, INT8_NARROW
+from halfeven.numerics.grid import INT8, INT8_NARROW, INT16, INT32, Grid
 from halfeven.numerics.profiles import DPU_METHODS, profile_for, profile_named
 from halfeven.numerics.requant import Requant
 from halfeven.numerics.rounding import Rounding
@@ -71,6 +72,44 @@ def quantizer_of(name: str, method: int | None = None) -> Quantizer:
         return profile.quantize(x, scale, params.zero_point, grid.low, grid.high).astype(grid.dtype)
 
     return quantizer
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a device's codes are: refuses a network that holds others, which it could not run.
+
+    Raises:
+        UnsupportedModel: a tensor has such codes; machine, tensor and codes are named.
+    """
+
+    machine: str
+    target: str
+    grids: tuple[Grid, ...]
+    powers: bool
+
+    def __call__(self, network: Network) -> Network:
+        """The network as it is."""
+        for tensor in (*network.inputs, *(t for op in network.ops for t in (*op.inputs, *op.outputs) if t is not None)):
+            if tensor.params is not None and (why := self._lacks(tensor, tensor.params)):
+                shifts = ", with scales that are powers of two" if self.powers else ""
+                takes = " and ".join(str(grid) for grid in self.grids if grid != INT8_NARROW)
+                raise UnsupportedModel(
+                    f"{self.machine} has no codes like those of '{tensor.name}': {why}. It takes {takes}, without zero "
+                    f"points{shifts}. Quantize the model with --target {self.target}."
+                )
+        return network
+
+    def _lacks(self, tensor: Tensor, params: QParams) -> str:
+        grid, constant = params.scheme.grid, tensor.constant is not None
+        if grid not in self.grids and not (constant and grid == INT32):  # that of biases
+            return f"they are {grid}"
+        if params.zero_point.any():
+            return "they have a zero point"
+        if not constant and params.scale.size != 1:
+            return f"they have {params.scale.size} scales"
+        if self.powers and (np.frexp(params.scale)[0] != 0.5).any():
+            return f"their scale, {params.scale.ravel()[0]:.6g}, is no power of two"
+        return ""
 
 
 def no_zero_points(op: Op, _: Network) -> bool:
@@ -189,8 +228,9 @@ def vitis_dpu(method: int) -> Machine:
     layers = (*LAYERS, one_scale(0, 1), no_zero_points, powers_of_two, _known_bias)
     whole = (attribute("alpha", 1.0, (1.0,)), attribute("beta", 1.0, (1.0,)))
     exact = (no_zero_points, powers_of_two)
+    name = "vitis-dpu" if method == 2 else f"vitis-dpu@method{method}"
     return Machine(
-        "vitis-dpu" if method == 2 else f"vitis-dpu@method{method}",
+        name,
         f"Vitis AI 3.5, nndct_fix_kernels.cuh, method {method}; means by pytorch_nndct",
         "as documented; no device was measured",
         (
@@ -210,6 +250,7 @@ def vitis_dpu(method: int) -> Machine:
             *MOVED,
         ),
         quantizer,
+        Taken(name, "vitis-dpu", (INT8, INT8_NARROW), powers=True),
     )
 
 
@@ -279,6 +320,7 @@ def journey6(name: str, profile: str, said: str) -> Machine:
             *MOVED,
         ),
         quantizer,
+        Taken(name, "horizon", (INT8, INT8_NARROW, INT16), powers=False),
     )
 
 

@@ -57,7 +57,7 @@ class Machine:
     """One runtime on one instruction set. `source` says how it was established, `evidence` how exact it is.
 
     `quantizer` makes codes of what regions of real numbers give; None: ONNX Runtime's. `prepare` joins operators that
-    the runtime computes as one.
+    the runtime computes as one, or refuses a network that it cannot run.
     """
 
     name: str

@@ -22,7 +22,8 @@ Sources: ncnn 20261020 src/layer/x86, src/layer/arm; measured.
 """
 
 from dataclasses import dataclass
-from platform import machine
+from pathlib import Path
+from platform import machine, processor
 from typing import TypeAlias
 
 import numpy as np
@@ -253,6 +254,15 @@ NCNN_ARM64 = Machine(
     with_swishes,
 )
 NCNN = (NCNN_X86, NCNN_ARM64)
+
+
+def of_intel(said: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this processor says that it is one of Intel's; False where nothing is said."""
+    try:
+        known = said.read_text("ascii", "ignore")
+    except OSError:
+        known = processor()  # on Windows it ends in the vendor
+    return "GenuineIntel" in known
 
 
 def this_ncnn() -> Machine:
