@@ -16,7 +16,7 @@ wheels of NumPy, ONNX, ONNX Runtime, onnx-ir and ncnn:
 import argparse
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
-from onnx import TensorProto, helper, numpy_helper, shape_inference
+import qdq_parts
+from onnx import TensorProto, helper, shape_inference
 
 from halfeven.exporters.ncnn.parts import param_text
 from halfeven.exporters.ncnn.write import convert
@@ -40,28 +41,8 @@ FEEDS = 6  # of each network
 
 
 @dataclass
-class Builder:
+class Builder(qdq_parts.Parts):
     """A QDQ model in the making, symmetric int8 with a real bias."""
-
-    rng: np.random.Generator
-    ties: bool
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    constants: list[onnx.TensorProto] = field(default_factory=list)
-
-    def scale(self, low: float, high: float) -> np.float32:
-        """A power of two, or any number, between two of them."""
-        exponent = self.rng.uniform(low, high)
-        return np.float32(2.0 ** round(exponent) if self.ties else 2.0**exponent)
-
-    def constant(self, name: str, x: object) -> str:
-        """An initializer."""
-        self.constants.append(numpy_helper.from_array(np.asarray(x), name))
-        return name
-
-    def node(self, kind: str, inputs: list[str], made: str, **attributes: Any) -> str:
-        """An operator, named after what it makes."""
-        self.nodes.append(helper.make_node(kind, inputs, [made], name=f"{made}_node", **attributes))
-        return made
 
     def coded(self, value: str, scale: np.float32) -> str:
         """A value made codes and real again."""

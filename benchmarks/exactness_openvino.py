@@ -25,7 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
-from onnx import TensorProto, helper, numpy_helper, shape_inference
+import qdq_parts
+from onnx import TensorProto, helper, shape_inference
 
 from halfeven.graph.lower import lower
 from halfeven.graph.names import name_everything
@@ -40,30 +41,11 @@ FEEDS = 4  # of each network
 
 
 @dataclass
-class Builder:
+class Builder(qdq_parts.Parts):
     """A QDQ model in the making, uint8 with zero points. `scales`: of what was made codes."""
 
-    rng: np.random.Generator
-    ties: bool
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    constants: list[onnx.TensorProto] = field(default_factory=list)
     scales: dict[str, np.float32] = field(default_factory=dict)
     zeros: dict[str, int] = field(default_factory=dict)
-
-    def scale(self, low: float, high: float) -> np.float32:
-        """A power of two, or any number, between two of them."""
-        exponent = self.rng.uniform(low, high)
-        return np.float32(2.0 ** round(exponent) if self.ties else 2.0**exponent)
-
-    def constant(self, name: str, x: object) -> str:
-        """An initializer."""
-        self.constants.append(numpy_helper.from_array(np.asarray(x), name))
-        return name
-
-    def node(self, kind: str, inputs: list[str], made: str, **attributes: Any) -> str:
-        """An operator, named after what it makes."""
-        self.nodes.append(helper.make_node(kind, inputs, [made], name=f"{made}_node", **attributes))
-        return made
 
     def coded(self, value: str, scale: np.float32, zero: int | None = None) -> str:
         """A value made codes and real again."""
