@@ -308,7 +308,7 @@ _MICRO = (
     Rule(("Tanh",), FixedLooked(), (*ONE, plain, fixed_scale(1 / 128, 0))),
 )
 _SOURCE = "LiteRT 2.3.0, "
-_BESIDE = "run beside the runtime, no integer of whole networks and of random operators differs"
+_BESIDE = "run beside the runtime, no integer of random operators differs, nor of whole networks before a float region"
 _QEMU = "run beside the runtime under qemu (Cortex-A76), no integer of random operators differs"
 LITERT_REFERENCE = Machine("litert@reference", _SOURCE + "reference kernels", _BESIDE, _REFERENCE)
 LITERT_OPTIMIZED = Machine("litert@optimized-x86", _SOURCE + "its own kernels on x86-64", _BESIDE, _OPTIMIZED)
