@@ -127,32 +127,9 @@ def _window(b: Builder, kind: str) -> tuple[tuple[int, ...], tuple[int, ...], Ar
     return (1, inputs, *size), (outputs, inputs // groups, *kernel), np.repeat(scales, outputs // len(scales)), made
 
 
-@dataclass
-class Count:
-    """Codes and real numbers compared, those that differ, by how many steps codes do at most; networks."""
-
-    codes: int = 0
-    reals: int = 0
-    differing: int = 0
-    step: int = 0
-    networks: int = 0
-    first: str = ""
-
-    def add(self, name: str, ours: Array, theirs: Array) -> None:
-        """Compare two arrays of the same numbers, flat."""
-        one, other = ours.ravel(), theirs.ravel()
-        wrong = one != other
-        real = one.dtype.kind == "f"
-        self.codes, self.reals = self.codes + one.size * (not real), self.reals + one.size * real
-        if wrong.any():
-            gap = 0 if real else int(np.abs(one[wrong].astype(np.int64) - other[wrong].astype(np.int64)).max())
-            self.step, self.first = max(self.step, gap), self.first or name
-            self.differing += int(wrong.sum())
-
-
-def measured(kind: str, elements: int, seed: int) -> Count:
+def measured(kind: str, elements: int, seed: int) -> qdq_parts.Count:
     """Random networks of a kind, until so many codes were compared."""
-    rng, count = np.random.default_rng(seed), Count()
+    rng, count = np.random.default_rng(seed), qdq_parts.Count()
     with tempfile.TemporaryDirectory() as folder:
         while count.codes < elements:
             model, shape, scale = layer(Builder(rng, bool(rng.integers(0, 2))), kind)
@@ -164,7 +141,7 @@ def _fed(rng: np.random.Generator, shape: tuple[int, ...], scale: np.float32) ->
     return (rng.integers(-127, 128, shape) * scale).astype(np.float32)
 
 
-def _compare(proto: onnx.ModelProto, feeds: list[Array], path: Path, count: Count) -> None:
+def _compare(proto: onnx.ModelProto, feeds: list[Array], path: Path, count: qdq_parts.Count) -> None:
     model = ir.from_proto(proto)
     name_everything(model)
     network = lower(model)

@@ -159,26 +159,9 @@ def _model(b: Builder, shape: tuple[int, ...]) -> onnx.ModelProto:
     return shape_inference.infer_shapes(model)
 
 
-@dataclass
-class Count:
-    """Codes compared, those that differ, by how many steps at most; networks."""
-
-    codes: int = 0
-    differing: int = 0
-    step: int = 0
-    networks: int = 0
-
-    def add(self, ours: Array, theirs: Array) -> None:
-        """Compare two arrays of codes."""
-        gap = np.abs(ours.astype(np.int64) - theirs.astype(np.int64))
-        self.codes += gap.size
-        self.differing += int((gap > 0).sum())
-        self.step = max(self.step, int(gap.max(initial=0)))
-
-
-def measured(kind: str, elements: int, seed: int) -> Count:
+def measured(kind: str, elements: int, seed: int) -> qdq_parts.Count:
     """Random networks of a kind, until so many codes were compared."""
-    rng, count = np.random.default_rng(seed), Count()
+    rng, count = np.random.default_rng(seed), qdq_parts.Count()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         while count.codes < elements:
             builder = Builder(rng, bool(rng.integers(0, 2)) and kind != "FakeQuantize")
@@ -192,7 +175,7 @@ def measured(kind: str, elements: int, seed: int) -> Count:
             run = open_openvino(path, threads=1, watch=[watch])
             for _ in range(FEEDS):
                 feeds = {"x": _fed(builder, shape, kind == "FakeQuantize")}
-                count.add(np.asarray(machine(feeds, [watch])[watch]), np.asarray(run(feeds)[watch]))
+                count.add(kind, np.asarray(machine(feeds, [watch])[watch]), np.asarray(run(feeds)[watch]))
             count.networks += 1
     return count
 

@@ -1,9 +1,10 @@
-"""Parts of a QDQ model in the making, for the benchmarks of exactness."""
+"""Parts of a QDQ model in the making, and what differs of its numbers, for the benchmarks of exactness."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
@@ -31,3 +32,26 @@ class Parts:
         """An operator, named after what it makes."""
         self.nodes.append(helper.make_node(kind, inputs, [made], name=f"{made}_node", **attributes))
         return made
+
+
+@dataclass
+class Count:
+    """Codes and real numbers compared, those that differ, by how many steps codes do at most; networks."""
+
+    codes: int = 0
+    reals: int = 0
+    differing: int = 0
+    step: int = 0
+    networks: int = 0
+    first: str = ""
+
+    def add(self, name: str, ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> None:
+        """Compare two arrays of the same numbers, flat."""
+        one, other = ours.ravel(), theirs.ravel()
+        wrong = one != other
+        real = one.dtype.kind == "f"
+        self.codes, self.reals = self.codes + one.size * (not real), self.reals + one.size * real
+        if wrong.any():
+            gap = 0 if real else int(np.abs(one[wrong].astype(np.int64) - other[wrong].astype(np.int64)).max())
+            self.step, self.first = max(self.step, gap), self.first or name
+            self.differing += int(wrong.sum())

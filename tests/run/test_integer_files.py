@@ -4,13 +4,12 @@ Random layers beside the runtimes (`benchmarks/exactness_openvino.py` and `exact
 code of the demo network that they show, and what is not exact with its measured rate.
 """
 
-import importlib.util
 import platform
-import sys
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
+import exactness_ncnn
+import exactness_openvino
 import numpy as np
 import pytest
 
@@ -34,17 +33,6 @@ ELEMENTS = 12_000
 RATES = {"Add": 2e-4, "One scale": 1e-4}  # of what is not exact
 NCNN_KINDS = ("Convolution", "Depthwise", "Grouped", "InnerProduct")
 OPENVINO_KINDS = ("Conv", "Depthwise", "Grouped", "One scale", "MatMul", "Sum", "Add", "FakeQuantize")
-
-
-@cache
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / "benchmarks" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +60,8 @@ def quantized(target: str) -> halfeven.Draft:
 @pytest.mark.parametrize("kind", NCNN_KINDS)
 def test_no_code_differs_from_ncnn_s_layers(kind: str, wide: None) -> None:
     pytest.importorskip("ncnn")
-    assert NCNN_KINDS == script("exactness_ncnn").KINDS
-    count = script("exactness_ncnn").measured(kind, ELEMENTS, seed=1)
+    assert NCNN_KINDS == exactness_ncnn.KINDS
+    count = exactness_ncnn.measured(kind, ELEMENTS, seed=1)
     assert count.codes >= ELEMENTS
     assert (count.differing, count.first) == (0, "")
 
@@ -81,8 +69,8 @@ def test_no_code_differs_from_ncnn_s_layers(kind: str, wide: None) -> None:
 @pytest.mark.parametrize("kind", OPENVINO_KINDS)
 def test_no_code_differs_from_openvino_s_operators(kind: str, wide: None) -> None:
     pytest.importorskip("openvino")
-    assert OPENVINO_KINDS == script("exactness_openvino").KINDS
-    count = script("exactness_openvino").measured(kind, ELEMENTS, seed=2)
+    assert OPENVINO_KINDS == exactness_openvino.KINDS
+    count = exactness_openvino.measured(kind, ELEMENTS, seed=2)
     assert count.codes >= ELEMENTS
     assert count.differing <= RATES.get(kind, 0) * count.codes
     assert count.step <= 1

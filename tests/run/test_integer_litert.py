@@ -4,10 +4,7 @@ Random operators, ties by power-of-two scales and odd sizes among them (`benchma
 length), and every quantized tensor of the demo network.
 """
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -22,22 +19,9 @@ from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import machine_named
 
 pytest.importorskip("ai_edge_litert")
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "exactness_litert.py"
+import exactness_litert
+
 ELEMENTS = 8_000
-
-
-def loaded() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("exactness_litert", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["exactness_litert"] = module
-    sys.path.insert(0, str(SCRIPT.parent))
-    spec.loader.exec_module(module)
-    return module
-
-
-EXACTNESS = loaded()
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +31,12 @@ def network() -> tuple[halfeven.Draft, np.ndarray]:
     return halfeven.quantize(str(home / "fashion_mnist_mbv2.onnx"), pictures, target="litert", verify=False), pictures
 
 
-@pytest.mark.parametrize("machine", EXACTNESS.MACHINES)
-@pytest.mark.parametrize("operator", EXACTNESS.OPERATORS)
+@pytest.mark.parametrize("machine", exactness_litert.MACHINES)
+@pytest.mark.parametrize("operator", exactness_litert.OPERATORS)
 def test_no_integer_differs_from_the_kernels(operator: str, machine: str) -> None:
     if machine == "tflite-micro":
         pytest.importorskip("tflite_micro")
-    count = EXACTNESS.measured(operator, ELEMENTS, machine, seed=5)
+    count = exactness_litert.measured(operator, ELEMENTS, machine, seed=5)
     assert (count.elements >= ELEMENTS, count.real) == (True, 0)
     assert count.differing == 0, count.first
 

@@ -1,8 +1,10 @@
 """What calibration sees does not depend on how the values lay in memory, nor on which of two equal models ran."""
 
 import platform
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -125,3 +127,14 @@ def test_values_lie_in_blocks_of_channels_and_hold_the_same_bits(build: Build, d
         x = x.reshape(channels // block, -1, block).swapaxes(1, 2).reshape(ordered[name].shape)
         np.testing.assert_array_equal(x, ordered[name], err_msg=name)
     assert not run.blocks.keys() & {"u", "y"}, "36 and 5 channels do not fill blocks of 8 or 16"
+
+
+def test_without_room_for_a_temporary_file_it_is_said_and_the_result_is_the_same(
+    equalized: Draft, data: list, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    expected = pipeline(Observe())(equalized, data)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
+    found = pipeline(Observe(moments=0))(equalized, data)
+    assert any("faster way failed" in note and "no such folder" in note for note in found.notes)
+    assert found.stats == expected.stats
+    assert not any("faster way" in note for note in expected.notes)

@@ -85,7 +85,7 @@ class Observe:
             stats={**draft.stats, **observers.observations()},
             moments={**draft.moments, **moments.found()},
             unscaled=None,
-        )
+        ).noting(*watching.said)
 
     def _layers(self, draft: Draft) -> list[ir.Node]:
         if self.moments <= 0:

@@ -8,7 +8,7 @@ session for blocks takes time to open.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from math import prod
@@ -46,6 +46,8 @@ class Watching:
     at_once: int
     bytes: int
     """What is watched of one sample, in float32."""
+    said: list[str] = field(default_factory=list, compare=False)
+    """Sentences for the user, once it ran."""
 
     @classmethod
     def of(cls, draft: Draft, names: Collection[str]) -> "Watching":
@@ -99,7 +101,8 @@ class Watching:
     def _as_it_lies(self) -> Run:
         try:
             executor = blocked(self.model, self.names, self._threads())
-        except (UnsupportedModel, OSError):  # for instance no room for a temporary file: in order it is the same
+        except (UnsupportedModel, OSError) as error:  # for instance no room for a temporary file
+            self.said.append(f"calibration took longer, with the same result, as its faster way failed: {error}")
             return self._in_order()
         forget_models(weigh(self.model))  # the runtime's first session and the graph it wrote
 

@@ -29,8 +29,7 @@ from typing import TypeAlias
 import numpy as np
 
 from halfeven.errors import UnsupportedModel
-from halfeven.graph.network import Network, Op, Tensor
-from halfeven.numerics.accumulate import Weights, conv_sums, matrix_sums
+from halfeven.graph.network import Network, Op
 from halfeven.numerics.fused import Floats32
 from halfeven.numerics.grid import INT8, INT8_NARROW
 from halfeven.numerics.ncnn import Scaling, real_sums, reciprocals
@@ -39,7 +38,6 @@ from halfeven.numerics.quantize import Array as Floats
 from halfeven.numerics.scheme import QParams
 from halfeven.run.integer.borders import ToCodes, ToReal, to_real
 from halfeven.run.integer.conditions import spatial, types
-from halfeven.run.integer.layers import window_of
 from halfeven.run.integer.machine import (
     Array,
     Arrays,
@@ -47,11 +45,11 @@ from halfeven.run.integer.machine import (
     Machine,
     Rule,
     Run,
-    constant_codes,
     given,
     operand,
     params_of,
 )
+from halfeven.run.integer.real_layers import Sums, plain, product
 from halfeven.run.integer.swish import HardSwish, with_swishes
 
 PROFILE = profile_named("ncnn")
@@ -84,23 +82,12 @@ class Int8Layer:
 
     def __call__(self, op: Op, threads: int = 1) -> Run:
         """What computes it."""
-        matrix, held = op.kind != "Conv", operand(op, 1)
-        assert held is not None
-        codes = constant_codes(held)
-        rows = codes.T if matrix and op.attributes.get("transB", 0) else codes
-        groups = 1 if matrix else int(op.attributes.get("group", 1))
-        weights = Weights(rows, np.zeros(1, np.int32), groups, threads=threads)
-        shape = (-1,) if matrix else (-1, 1, 1)
+        sums = Sums.of(op, 0, threads)
         ours, theirs = (reciprocals(params_of(op, port).scale) for port in (0, 1))
-        by, bias = theirs.reshape(shape), _bias(operand(op, 2), shape)
+        by, bias = theirs.reshape(sums.channels), sums.bias()
 
         def run(arrays: Arrays) -> tuple[Array, ...]:
-            x = given(arrays, 0)
-            if matrix:
-                acc = matrix_sums(x[None] if x.ndim == 1 else x, weights, 0)
-                acc = acc[0] if x.ndim == 1 else acc
-            else:
-                acc = conv_sums(x, weights, 0, window_of(op, x.shape[2:], rows.shape[2:]))
+            acc = sums(given(arrays, 0))
             return (self._finished(op, real_sums(acc, ours, by, bias, self.scaling)),)
 
         return run
@@ -117,14 +104,6 @@ class Int8Layer:
             cut = real.shape[-1] // BLOCK * BLOCK
             codes[..., :cut] = ncnn_codes(real[..., :cut], made.params, self.low)
         return codes
-
-
-def _bias(tensor: Tensor | None, shape: Shape) -> Floats32 | None:
-    if tensor is None:
-        return None
-    values = tensor.values
-    assert values is not None
-    return np.asarray(values, np.float32).ravel().reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -147,16 +126,6 @@ class OrderedMean:
             return (mean if made.params is None else ncnn_codes(mean, made.params),)
 
         return run
-
-
-def plain(op: Op, _: Network) -> bool:
-    """Symmetric codes with one scale, constant weights without zero point, a constant bias."""
-    x, w, bias = operand(op, 0), operand(op, 1), operand(op, 2)
-    if x is None or x.params is None or w is None or w.params is None or w.data is None:
-        return False
-    if x.params.scale.size != 1 or x.params.zero_point.any() or w.params.zero_point.any():
-        return False
-    return bias is None or bias.constant is not None
 
 
 def _groups(op: Op) -> tuple[int, int, Shape]:
@@ -199,13 +168,6 @@ def lost(op: Op, _: Network) -> bool:
     """Groups of a multiple of 8 outputs, which ncnn's kernels for x86 get wrong."""
     groups, each, _shape = _groups(op)
     return groups > 1 and each % BLOCK == 0
-
-
-def product(op: Op, _: Network) -> bool:
-    """A matrix of two axes on the right, neither operand scaled or turned."""
-    w = operand(op, 1)
-    alike = all(float(op.attributes.get(k, 1.0)) == 1.0 for k in ("alpha", "beta"))
-    return w is not None and w.data is not None and w.data.ndim == 2 and alike and not op.attributes.get("transA", 0)
 
 
 def unless(condition: Condition) -> Condition:

@@ -22,8 +22,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from halfeven.graph.network import Network, Op, Tensor
-from halfeven.numerics.accumulate import Weights, conv_sums, matrix_sums
-from halfeven.numerics.fused import Floats32
 from halfeven.numerics.grid import INT8, INT8_NARROW, UINT8
 from halfeven.numerics.openvino import folded_codes, fused_codes, lone_codes, offsets_real, real_sums, sum_codes
 from halfeven.numerics.profiles import profile_named
@@ -31,7 +29,6 @@ from halfeven.numerics.quantize import Array as Floats
 from halfeven.numerics.scheme import QParams
 from halfeven.run.integer.borders import ToCodes, ToReal
 from halfeven.run.integer.conditions import coded_output, same_params, spatial, types
-from halfeven.run.integer.layers import window_of
 from halfeven.run.integer.machine import (
     Array,
     Arrays,
@@ -39,12 +36,11 @@ from halfeven.run.integer.machine import (
     Rule,
     Run,
     affine,
-    constant_codes,
     given,
-    operand,
     params_of,
 )
 from halfeven.run.integer.pointwise import Moved
+from halfeven.run.integer.real_layers import Sums, plain, product
 from halfeven.run.integer.swish import HardSwish, with_swishes
 
 PROFILE = profile_named("openvino")
@@ -80,23 +76,12 @@ class Int8Layer:
 
     def __call__(self, op: Op, threads: int = 1) -> Run:
         """What computes it."""
-        matrix, held, zero = op.kind != "Conv", operand(op, 1), affine(op, 0).zero_point
-        assert held is not None
-        codes = constant_codes(held)
-        rows = codes.T if matrix and op.attributes.get("transB", 0) else codes
-        groups = 1 if matrix else int(op.attributes.get("group", 1))
-        weights = Weights(rows, np.zeros(1, np.int32), groups, threads=threads)
-        shape = (-1,) if matrix else (-1, *(1,) * (rows.ndim - 2))
+        sums = Sums.of(op, affine(op, 0).zero_point, threads)
         scales = np.float32(affine(op, 0).scale) * params_of(op, 1).scale.ravel()
-        by, bias = np.asarray(scales, np.float32).reshape(shape), _bias(operand(op, 2), shape)
+        by, bias = np.asarray(scales, np.float32).reshape(sums.channels), sums.bias()
 
         def run(arrays: Arrays) -> tuple[Array, ...]:
-            x = given(arrays, 0)
-            if matrix:
-                acc = matrix_sums(x[None] if x.ndim == 1 else x, weights, zero)
-                acc = acc[0] if x.ndim == 1 else acc
-            else:
-                acc = conv_sums(x, weights, zero, window_of(op, x.shape[2:], rows.shape[2:]))
+            acc = sums(given(arrays, 0))
             made = op.outputs[0].params
             if made is not None and by.size == 1 and op.clamp is None and self.alone:
                 return (folded_codes(acc, by, bias, made),)
@@ -219,32 +204,6 @@ def sums_codes(op: Op, _: Network) -> bool:
         t is not None and t.constant is None and t.params is not None and t.params.scale.size == 1
         for t in op.inputs[:2]
     )
-
-
-def _bias(tensor: Tensor | None, shape: tuple[int, ...]) -> Floats32 | None:
-    if tensor is None:
-        return None
-    values = tensor.values
-    assert values is not None
-    return np.asarray(values, np.float32).ravel().reshape(shape)
-
-
-def plain(op: Op, _: Network) -> bool:
-    """Codes with one scale, int8 ones without zero point; constant weights without one; a constant bias."""
-    x, w, bias = operand(op, 0), operand(op, 1), operand(op, 2)
-    if x is None or x.params is None or w is None or w.params is None or w.data is None:
-        return False
-    signed = x.params.scheme.grid.signed
-    if x.params.scale.size != 1 or (signed and x.params.zero_point.any()) or w.params.zero_point.any():
-        return False
-    return bias is None or bias.constant is not None
-
-
-def product(op: Op, _: Network) -> bool:
-    """A matrix of two axes on the right, neither operand scaled or turned."""
-    w = operand(op, 1)
-    alike = all(float(op.attributes.get(k, 1.0)) == 1.0 for k in ("alpha", "beta"))
-    return w is not None and w.data is not None and w.data.ndim == 2 and alike and not op.attributes.get("transA", 0)
 
 
 MOVES = ("MaxPool", "Resize", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat")
