@@ -53,6 +53,18 @@ nb::tuple extrema(Input<float> x, int threads) {
     return nb::make_tuple(e.low, e.high, e.nans, e.infs);
 }
 
+nb::tuple channel_extrema(Input<float> x, std::tuple<std::size_t, std::size_t, std::size_t> cut) {
+    const auto [outer, channels, inner] = cut;
+    if (outer < 1 || inner < 1 || x.size() != outer * channels * inner)
+        throw std::invalid_argument("channel_extrema: x must have outer * channels * inner elements");
+    std::vector<float> low(channels), high(channels);
+    {
+        nb::gil_scoped_release unlocked;
+        halfeven::channel_extrema(x.data(), outer, channels, inner, low.data(), high.data());
+    }
+    return nb::make_tuple(as_array(std::move(low)), as_array(std::move(high)));
+}
+
 nb::tuple as_tuple(halfeven::Histogram h) {
     const halfeven::Extrema& e = h.extrema;
     return nb::make_tuple(nb::make_tuple(e.low, e.high, e.nans, e.infs), h.zeros, as_array(std::move(h.counts)));
@@ -340,6 +352,7 @@ NB_MODULE(_native, m) {
     using namespace nb::literals;
     nb::set_leak_warnings(false);  // what caches hold at exit is no leak
     m.def("extrema", &extrema, "x"_a.noconvert(), "threads"_a);
+    m.def("channel_extrema", &channel_extrema, "x"_a.noconvert(), "cut"_a);
     nb::class_<halfeven::Tally>(m, "Tally")
         .def(nb::init<std::size_t>(), "tensors"_a)
         .def("take", &tally_take, "tensors"_a.noconvert(), "strides"_a, "lying"_a)

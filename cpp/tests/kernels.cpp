@@ -1,5 +1,6 @@
 // Statistics: each fast kernel against its reference, bit for bit, over sizes around the vector widths and the chunk.
 // No framework: prints what failed and exits with 1 if anything did.
+#include <cmath>
 #include <random>
 #include <vector>
 
@@ -39,6 +40,28 @@ void test_statistics(const Data& data, std::size_t size, std::mt19937& random) {
     }
 }
 
+void test_channels(const Data& data, std::size_t inner, std::mt19937& random) {
+    const std::size_t outer = 2, channels = 3;
+    const Floats x = data.make(outer * channels * inner, random);
+    if (inner == 0) return;
+    float low[3], high[3];
+    halfeven::channel_extrema(x.data(), outer, channels, inner, low, high);
+    for (std::size_t channel = 0; channel < channels; ++channel) {
+        float least = x[channel * inner], most = least;
+        bool number = true;
+        for (std::size_t i = 0; i < outer; ++i)
+            for (std::size_t j = 0; j < inner; ++j) {
+                const float v = x[(i * channels + channel) * inner + j];
+                number = number && !std::isnan(v);
+                least = v < least ? v : least;
+                most = v > most ? v : most;
+            }
+        const bool same = number ? low[channel] == least && high[channel] == most
+                                 : std::isnan(low[channel]) && std::isnan(high[channel]);
+        check(same, "extrema of channels", data.name, inner);
+    }
+}
+
 void test_threads(const Data& data, std::mt19937& random) {
     const std::size_t size = 3 * halfeven::PARALLEL_GRAIN + 7;
     const Floats x = data.make(size, random);
@@ -71,6 +94,7 @@ int main() {
     std::mt19937 random(2026);
     for (const std::size_t size : SIZES) {
         for (const Data& data : DATA) test_statistics(data, size, random);
+        for (const Data& data : DATA) test_channels(data, size, random);
         test_search(size, random);
     }
     for (const Data& data : DATA) test_threads(data, random);

@@ -143,7 +143,7 @@ def quantize(
     quantized = to_qdq(draft)
     verification = None
     if verify:
-        sizes = file_size(model if isinstance(model, str | Path) else source), file_size(quantized)
+        sizes = file_size(model if isinstance(model, str | Path) else source, reads), file_size(quantized)
         told: dict[str, Any] = {"sizes": sizes, "labels": feed.labels, "signed": _signed(draft), "progress": progress}
         verification = compare_models(floating, quantized, feed.held_out, **told)
     quantized = integer_interface(quantized, draft, str(settings["io"]), pictures=bool(inside))

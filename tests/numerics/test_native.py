@@ -46,6 +46,20 @@ def test_the_same_histogram_and_extrema(name: str, size: int) -> None:
 
 
 @both
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3, 1), (2, 5, 63), (1, 7, 64), (3, 4, 5, 13), (2, 2, 4097)])
+@pytest.mark.parametrize("name", DATA)
+def test_the_same_extrema_of_channels(name: str, shape: tuple[int, ...]) -> None:
+    with np.errstate(invalid="ignore"):
+        x = DATA[name](np.random.default_rng(7), int(np.prod(shape))).astype(np.float32).reshape(shape)
+    found = native.channel_extrema(x)
+    with native.use_numpy(), np.errstate(invalid="ignore"):
+        expected = native.channel_extrema(x)
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs, strict=True)
+        assert not np.signbit(mine[mine == 0]).any()
+
+
+@both
 @given(x=ANY_FLOATS, stride=st.integers(1, 9))
 def test_the_same_histogram_of_any_floats(x: np.ndarray, stride: int) -> None:
     same_histogram(x, stride, 1)

@@ -107,4 +107,22 @@ inline Extrema extrema(const float* x, std::size_t count) {
     return found;
 }
 
+// Lowest and highest element of each channel of a tensor [outer, channels, inner], infinities included and -0 as 0; NaN
+// where there is one. `outer` and `inner` are at least 1.
+inline void channel_extrema(const float* x, std::size_t outer, std::size_t channels, std::size_t inner, float* low,
+                            float* high) {
+    for (std::size_t channel = 0; channel < channels; ++channel) {
+        KeyRange keys;
+        for (std::size_t i = 0; i < outer; ++i) {
+            const KeyRange found = key_range(x + (i * channels + channel) * inner, inner);
+            keys.low = std::min(keys.low, found.low);
+            keys.high = std::max(keys.high, found.high);
+        }
+        const float least = float_of(key_of(keys.low)), most = float_of(key_of(keys.high));
+        const bool both = !std::isnan(least) && !std::isnan(most);
+        low[channel] = both ? least + 0.0f : std::numeric_limits<float>::quiet_NaN();
+        high[channel] = both ? most + 0.0f : std::numeric_limits<float>::quiet_NaN();
+    }
+}
+
 }  // namespace halfeven

@@ -5,6 +5,9 @@ import numpy as np
 import numpy.typing as npt
 
 def extrema(x: npt.NDArray[np.float32], threads: int) -> tuple[float, float, int, int]: ...
+def channel_extrema(
+    x: npt.NDArray[np.float32], cut: tuple[int, int, int]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]: ...
 def histogram(
     x: npt.NDArray[np.float32], stride: int, threads: int
 ) -> tuple[tuple[float, float, int, int], int, npt.NDArray[np.int64]]: ...

@@ -1,7 +1,7 @@
 """The kernels: C++ if it was built, NumPy if not; the one place that chooses.
 
-The NumPy functions here are the definitions, and C++ agrees with them bit for bit or is wrong: `extrema` and
-`histogram` count and compare, which is exact in any order and with any number of threads; `grid_errors` sums doubles in
+The NumPy functions here are the definitions, and C++ agrees with them bit for bit or is wrong: `extrema`,
+`channel_extrema` and `histogram` count and compare, which is exact in any order and with any number of threads; `grid_errors` sums doubles in
 eight lanes, in one order.
 
 Expected squared error of a grid. Take r = x / scale, k = rint(r) clipped to the codes less the zero point, d = r - k.
@@ -78,6 +78,17 @@ def extrema(x: Floats, threads: int = 1) -> Extremes:
     """Lowest and highest finite element of `x`, how many NaN, how many infinities; (inf, -inf) if none is finite."""
     flat = np.ravel(x)
     return _native.extrema(flat, threads) if native() else _extrema(flat)
+
+
+def channel_extrema(x: Floats) -> tuple[Floats, Floats]:
+    """Lowest and highest element of each channel (axis 1) of `x`, shape (channels,); NaN where there is one.
+
+    `x` holds an element at least of each channel.
+    """
+    if native():
+        return _native.channel_extrema(_flat(x), (x.shape[0], x.shape[1], math.prod(x.shape[2:])))
+    axes = (0, *range(2, x.ndim))
+    return x.min(axes) + np.float32(0), x.max(axes) + np.float32(0)  # + 0 makes -0 a 0
 
 
 def histogram(x: Floats, stride: int = 1, threads: int = 1) -> tuple[Extremes, int, Counts]:

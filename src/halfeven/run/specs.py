@@ -1,6 +1,7 @@
 """What a model asks for, which model it is, and how large its file is."""
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,15 @@ def model_digest(model: ir.Model) -> str:
     return state.hexdigest()[:16]
 
 
-def file_size(model: Any) -> int:
-    """Bytes of a model's file and of its external data; of a model in memory, what its file would have."""
+def file_size(model: Any, beside: Collection[Path] | None = None) -> int:
+    """Bytes of a model's file and of its external data; of a model in memory, what its file would have.
+
+    `beside`: the files of its external data, where they are known.
+    """
     if isinstance(model, str | Path):
-        if Path(model).suffix.lower() == ".tflite":  # holds all that belongs to it
-            return Path(model).stat().st_size
-        return Path(model).stat().st_size + sum(p.stat().st_size for p in external_files(load(model)))
+        if beside is None:  # a .tflite holds all that belongs to it
+            beside = () if Path(model).suffix.lower() == ".tflite" else external_files(load(model))
+        return Path(model).stat().st_size + sum(p.stat().st_size for p in beside)
     held = model if isinstance(model, ir.Model) else load(model)
     outside = [t.nbytes for v in held.graph.initializers.values() if isinstance(t := v.const_value, ir.ExternalTensor)]
     return int(ir.to_proto(held).ByteSize()) + sum(outside)

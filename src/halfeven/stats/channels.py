@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfeven.errors import BadCalibration
+from halfeven.numerics.native import channel_extrema
 from halfeven.stats.observation import stride_for
 
 Doubles = npt.NDArray[np.float64]
@@ -29,7 +30,8 @@ class ChannelRange:
     def of(cls, x: npt.NDArray[np.generic]) -> Self:
         """Of one sample `x`, shape (batch, channels, ...)."""
         rows = np.moveaxis(x, 1, 0).reshape(x.shape[1], -1)
-        low, high = np.minimum(rows.min(1), 0), np.maximum(rows.max(1), 0)
+        low, high = channel_extrema(x) if x.dtype == np.float32 else (rows.min(1), rows.max(1))
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
         sampled = rows[:, :: stride_for(rows.shape[1], SQUARED)]
         square = np.square(sampled, dtype=np.float32).mean(1, dtype=np.float64)
         return cls(low.astype(np.float64), high.astype(np.float64), square, 1)

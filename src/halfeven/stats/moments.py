@@ -25,14 +25,11 @@ class Moments:
     @classmethod
     def of(cls, x: npt.NDArray[np.float32]) -> Self:
         """Moments of `x`, shape (g, vectors, k)."""
-        groups, _, k = x.shape
-        return cls(0, np.zeros((groups, k)), np.zeros((groups, k, k))).then(x)
+        return cls(x.shape[1], x.sum(1, dtype=np.float64), _gram(x).astype(np.float64))
 
     def then(self, x: npt.NDArray[np.float32]) -> Self:
         """Take `x` in, shape (g, vectors, k); the arrays are added to in place and belong to what is returned."""
-        # of many small products BLAS would take longer to start each than to multiply
-        gram = x.transpose(0, 2, 1) @ x if len(x) == 1 else np.einsum("gvi,gvj->gij", x, x)
-        np.add(self.gram, gram, out=self.gram)
+        np.add(self.gram, _gram(x), out=self.gram)
         np.add(self.total, x.sum(1, dtype=np.float64), out=self.total)
         return type(self)(self.count + x.shape[1], self.total, self.gram)
 
@@ -50,3 +47,8 @@ class Moments:
         """E[x x^T] - E[x] E[x]^T, shape (g, k, k)."""
         mean = self.mean
         return self.gram / max(self.count, 1) - mean[:, :, None] * mean[:, None, :]
+
+
+def _gram(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    # of many small products BLAS would take longer to start each than to multiply
+    return x.transpose(0, 2, 1) @ x if len(x) == 1 else np.einsum("gvi,gvj->gij", x, x)

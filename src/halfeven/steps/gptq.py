@@ -13,7 +13,7 @@ to nearest has, row by row, so the step can only help on the data it has seen.
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +29,21 @@ from halfeven.numerics.feedback import round_columns
 from halfeven.numerics.quantize import dequantize, quantize, spread
 from halfeven.numerics.ragged import is_ragged
 from halfeven.numerics.scheme import QParams
+from halfeven.run.samples import cores, in_order
 from halfeven.stats.moments import Moments
 from halfeven.wording import counted
 
 Doubles = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
+AT_ONCE = 2  # layers, each with a few matrices of the size of its second moments
+BLOCK = 64  # columns
+
+
+class Rounded(NamedTuple):
+    """What a layer gets: weights on their grid, of the shape they had, and the bias, if it has one."""
+
+    weight: Singles
+    bias: Singles | None
 
 
 @dataclass(frozen=True)
@@ -48,11 +59,18 @@ class Gptq:
         model = draft.model.clone()
         layers = [(node, g) for node in model.graph if (g := _weight_group(draft, node)) is not None]
         plan = draft.plan
-        for i, (node, group) in enumerate(layers):
+
+        def work(layer: tuple[ir.Node, int]) -> Rounded | None:
+            node, group = layer
             params = plan.groups[group].params
-            if params is not None:
-                bias = self._round(node, params, draft.moments[node.name or ""], model)
-                plan = plan if bias is None else plan.reading(node.name or "", 2, bias)
+            return None if params is None else self._round(node, params, draft.moments[node.name or ""])
+
+        for i, rounded in enumerate(in_order(work, layers, min(cores(), AT_ONCE))):
+            node = layers[i][0]
+            if rounded is not None:
+                put_constant(node, 1, rounded.weight, model)
+                if rounded.bias is not None:
+                    plan = plan.reading(node.name or "", 2, put_constant(node, 2, rounded.bias, model))
             progress("round weights", i + 1, len(layers))
         left = sum(ops.is_layer(n) and n.name not in draft.plan.floats for n in model.graph) - len(layers)
         if layers and left > 0:
@@ -62,8 +80,8 @@ class Gptq:
             )
         return replace(draft, model=model, plan=fit_biases(model, plan)) if layers else draft
 
-    def _round(self, node: ir.Node, params: QParams, moments: Moments, model: ir.Model) -> str | None:
-        """Round one layer; returns the name of its bias, if it has one."""
+    def _round(self, node: ir.Node, params: QParams, moments: Moments) -> Rounded:
+        """Round one layer."""
         weight = array_at(node, 1)
         assert weight is not None
         bias = array_at(node, 2) if node.op_type in ("Conv", "Gemm") else None
@@ -81,11 +99,11 @@ class Gptq:
         found = (solve_gptq(shifted, scale, form, limits, self.damping) - zero) * scale
         better = _error(matrix - found, form) < _error(matrix - nearest, form)
         chosen = np.where(better[:, :, None], found, nearest)
-        put_constant(node, 1, weight_of(node, chosen, x.shape).astype(np.float32), model)
         if bias is not None:
-            shift = np.einsum("gok,gk->go", matrix - chosen, moments.mean).reshape(bias.shape)
-            return put_constant(node, 2, (bias + shift).astype(np.float32), model)
-        return None
+            bias = bias + np.einsum("gok,gk->go", matrix - chosen, moments.mean).reshape(bias.shape)
+        return Rounded(
+            weight_of(node, chosen, x.shape).astype(np.float32), None if bias is None else bias.astype(np.float32)
+        )
 
 
 def _weight_group(draft: Draft, node: ir.Node) -> int | None:
@@ -141,12 +159,26 @@ def solve_gptq(weight: Doubles, scale: Doubles, form: Doubles, limits: tuple[int
 
 
 def _factor(form: Doubles) -> Doubles | None:
-    """U with form^-1 = U^T U, upper; None where the numbers do not allow it (NaN, infinities, no positive diagonal)."""
+    """U with form^-1 = U^T U, upper; None where the numbers do not allow it (NaN, infinities, no positive diagonal).
+
+    With rows and columns in reverse, form = L L^T with L lower; its inverse, in reverse again, is U.
+    """
     try:
-        found = np.ascontiguousarray(np.linalg.cholesky(np.linalg.inv(form)).transpose(0, 2, 1))
+        lower = np.linalg.cholesky(form[:, ::-1, ::-1])
+        found = np.ascontiguousarray(_inverse(lower)[:, ::-1, ::-1])
     except np.linalg.LinAlgError:
         return None
     return found if np.isfinite(found).all() else None
 
 
-BLOCK = 64
+def _inverse(lower: Doubles) -> Doubles:
+    """Of lower triangular matrices (groups, k, k), by halves: a third of the work of inverting a whole matrix."""
+    k = lower.shape[1]
+    if k <= BLOCK:
+        return np.tril(np.linalg.inv(lower))
+    half = k // 2
+    found = np.zeros_like(lower)
+    found[:, :half, :half] = _inverse(lower[:, :half, :half])
+    found[:, half:, half:] = _inverse(lower[:, half:, half:])
+    found[:, half:, :half] = -(found[:, half:, half:] @ (lower[:, half:, :half] @ found[:, :half, :half]))
+    return found

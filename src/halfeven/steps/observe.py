@@ -21,11 +21,12 @@ from halfeven.graph import ops
 from halfeven.graph.patches import patches, vector_length
 from halfeven.graph.plan import DYNAMIC, Site
 from halfeven.memory import give_back
+from halfeven.numerics.tally import Lying
 from halfeven.stats.moments import Moments
-from halfeven.stats.observer import Doubles, Observers
+from halfeven.stats.observer import PLAIN, Doubles, Observers
 from halfeven.steps.watching import Run, Watching
 
-TOGETHER = 256
+TOGETHER = 512
 TRIMMED = 32  # samples after which freed memory goes back: pieces between what lives on would add up over thousands
 MOMENT_BYTES = 1 << 28  # second moments of all layers together; the weights of further layers round to nearest
 Vectors: TypeAlias = dict[str, npt.NDArray[np.float32]]
@@ -67,10 +68,13 @@ class Observe:
         def watch(run: Run, item: tuple[int, tuple[str, Batch]]) -> tuple[str, Doubles, Vectors]:
             number, (label, feeds) = item
             values, lying = run(feeds, label)
-            return label, observers.take(values, lying), moments.vectors(values) if number < self.moments else {}
+            vectors = moments.vectors(values, lying) if number < self.moments else {}
+            return label, observers.take(values, lying), vectors
 
         count, total = 0, length_hint(data) or None
-        for label, seen, vectors in watching(watch, samples, self.moments if layers else 0, total):
+        if total is not None and not missing:
+            total = min(total, self.moments)
+        for label, seen, vectors in watching(watch, samples, total):
             _refuse_nan(seen, missing, label)
             observers.move(seen)
             moments.take(vectors)
@@ -110,12 +114,13 @@ class _Collector:
         self.waiting: dict[str, list[npt.NDArray[np.float32]]] = {}
         self.moments: dict[str, Moments] = {}
 
-    def vectors(self, values: Mapping[str, object]) -> Vectors:
+    def vectors(self, values: Mapping[str, object], lying: Mapping[str, Lying]) -> Vectors:
         """Input vectors of each layer in one sample, by node name; those that are not finite are left out."""
         found = {}
         for node in self.layers:
             limit = min(self.limit, PER_WEIGHT * vector_length(node))
-            taken = patches(node, np.asarray(values[_input(node)], np.float32), limit)
+            name = _input(node)
+            taken = patches(node, np.asarray(values[name], np.float32), limit, lying.get(name, PLAIN))
             if taken is not None:
                 found[node.name or ""] = taken[:, np.isfinite(taken).all((0, 2))]
         return found

@@ -2,15 +2,14 @@
 
 What is watched comes as the runtime keeps it, in blocks of channels (run/blocked.py), and a model whose channels were
 equalized runs as it was before, without the bounds by channel that slow it down: what is seen is times the factors.
-Both are undone element by element where the values are counted (numerics/tally.py), so that no copy is made. The first
-samples, of which second moments are taken, come in order and multiplied; so do all samples when they are few, as a
-session for blocks takes time to open.
+Both are undone where the values are counted (numerics/tally.py) and where vectors are taken of them
+(graph/patches.py), element by element, so that no copy is made. Of few samples the values come in order, as a session
+for blocks takes time to open.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from math import prod
 from typing import TypeAlias, TypeVar
 
@@ -61,42 +60,21 @@ class Watching:
         return cls(model, tuple(sorted(names)), factors, flights(shapes), 4 * sum(map(prod, shapes)))
 
     def __call__(
-        self,
-        work: Callable[[Run, tuple[int, Sample]], R],
-        samples: Iterable[Sample],
-        ordered: int,
-        total: int | None,
+        self, work: Callable[[Run, tuple[int, Sample]], R], samples: Iterable[Sample], total: int | None
     ) -> Iterator[R]:
-        """Yield `work(run, (number, sample))` in order; the first `ordered` samples' values come in order of channels.
+        """Yield `work(run, (number, sample))` in order; `total` samples are expected, None if nobody knows.
 
-        A run gives the feeds and the watched values, and of those that do not come in order how they lie.
+        A run gives the feeds and the watched values, and how those lie that do not lie as they are to be seen.
         """
-        numbered = iter(enumerate(samples))
-        few = (total or 0) - ordered < ENOUGH or weigh(self.model) > MOST
-        first = numbered if few else islice(numbered, ordered)
-        if few or ordered:
-            yield from in_order(partial(work, self._in_order()), first, self.at_once)
-        if not few:
-            yield from in_order(partial(work, self._as_it_lies()), numbered, self.at_once)
+        few = (total or 0) < ENOUGH or weigh(self.model) > MOST
+        run = self._in_order() if few else self._as_it_lies()
+        yield from in_order(partial(work, run), enumerate(samples), self.at_once)
 
     def _threads(self) -> int:
         return cores() // self.at_once
 
     def _in_order(self) -> Run:
-        executor = OrtExecutor(self.model, self.names, self._threads())
-
-        def run(feeds: Batch, label: str) -> tuple[Batch, Mapping[str, Lying]]:
-            values = executor(feeds, label)
-            return {**feeds, **{name: self._scaled(name, np.asarray(x)) for name, x in values.items()}}, {}
-
-        return run
-
-    def _scaled(self, name: str, x: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        factors = self.factors.get(name)
-        if factors is None:
-            return x
-        with np.errstate(over="ignore", invalid="ignore"):
-            return np.asarray(x, np.float32) * factors.reshape(-1, *[1] * (x.ndim - 2))
+        return self._seen(OrtExecutor(self.model, self.names, self._threads()), {})
 
     def _as_it_lies(self) -> Run:
         try:
@@ -105,13 +83,16 @@ class Watching:
             self.said.append(f"calibration took longer, with the same result, as its faster way failed: {error}")
             return self._in_order()
         forget_models(weigh(self.model))  # the runtime's first session and the graph it wrote
+        return self._seen(executor, executor.blocks)
+
+    def _seen(self, executor: Callable[[Batch, str], Batch], blocks: Mapping[str, int]) -> Run:
+        others = [name for name in self.names if name in blocks or name in self.factors]
 
         def run(feeds: Batch, label: str) -> tuple[Batch, Mapping[str, Lying]]:
             values = executor(feeds, label)
             lying = {
-                name: Lying(prod(values[name].shape[2:]), executor.blocks.get(name, 1), self.factors.get(name, NONE))
-                for name in self.names
-                if name in executor.blocks or name in self.factors
+                name: Lying(prod(values[name].shape[2:]), blocks.get(name, 1), self.factors.get(name, NONE))
+                for name in others
             }
             return {**feeds, **values}, lying
 
