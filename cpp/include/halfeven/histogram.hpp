@@ -16,6 +16,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -133,25 +134,19 @@ inline std::size_t sample(const float* x, std::size_t count, std::size_t first, 
 // A histogram that chunks are put into, at most SEGMENT elements.
 class Filling {
   public:
-    // Widen to what a chunk holds.
-    void reach(const Extrema& found) {
-        const Extrema before = h_.extrema;
-        h_.extrema.merge(found);
-        if (h_.extrema.low == before.low && h_.extrema.high == before.high) return;
-        const int exponent = exponent_for(h_.extrema);
-        if (exponent != h_.exponent)
-            banks().coarsen(exponent - h_.exponent, negative_bins(before, h_.exponent), positive_bins(before, h_.exponent));
-        h_.exponent = exponent;
-    }
+    // Take in the extrema of elements, some of which may be counted.
+    void reach(const Extrema& found) { h_.extrema.merge(found); }
 
     // Count `size` <= CHUNK finite elements within reach.
     void count(const float* chunk, std::size_t size) {
+        widen();
         std::uint16_t place[CHUNK];
         h_.zeros += places(chunk, size, std::ldexp(1.0f, -h_.exponent), place);
         banks().count(place, size);
     }
 
-    // Where at most `most` <= CHUNK elements may be put, to be counted with others; `keep` says how many were.
+    // Where at most `most` <= CHUNK elements may be put, to be counted with others; `keep` says how many were. They need
+    // not be within reach yet.
     float* room(std::size_t most) {
         if (held_ + most > CHUNK) flush();
         return waiting_ + held_;
@@ -160,6 +155,7 @@ class Filling {
 
     Histogram finish() {
         flush();
+        widen();
         h_.negative = negative_bins(h_.extrema, h_.exponent);
         const int positive = positive_bins(h_.extrema, h_.exponent);
         h_.counts = banks().take(h_.negative, positive);
@@ -175,11 +171,25 @@ class Filling {
     }
 
     void flush() {
-        if (held_) count(waiting_, held_);
+        if (held_ == 0) return;
+        reach(chunk_extrema(waiting_, held_, key_range(waiting_, held_)));
+        count(waiting_, held_);
         held_ = 0;
     }
 
+    // Make the bins as wide as the extrema ask.
+    void widen() {
+        if (h_.extrema.low == counted_.low && h_.extrema.high == counted_.high) return;
+        const int exponent = exponent_for(h_.extrema);
+        if (exponent != h_.exponent)
+            banks().coarsen(exponent - h_.exponent, negative_bins(counted_, h_.exponent),
+                            positive_bins(counted_, h_.exponent));
+        h_.exponent = exponent;
+        counted_ = h_.extrema;
+    }
+
     Histogram h_;
+    Extrema counted_;  // what the bins were last widened to
     std::size_t held_ = 0;
     float waiting_[CHUNK];
 };
@@ -212,58 +222,102 @@ struct Planes {
     std::size_t channels;
 };
 
-template <std::size_t BLOCK>
-HALFEVEN_INLINE void scale_blocks(const float* __restrict x, std::size_t positions, const float* __restrict factors,
-                                  float* __restrict out) {
-    float each[BLOCK];
-    for (std::size_t lane = 0; lane < BLOCK; ++lane) each[lane] = factors[lane];
-    for (std::size_t p = 0; p < positions; ++p) {
-        if (p * BLOCK % LINE == 0) HALFEVEN_PREFETCH(x + p * BLOCK + AHEAD);
-        for (std::size_t lane = 0; lane < BLOCK; ++lane) out[p * BLOCK + lane] = x[p * BLOCK + lane] * each[lane];
-    }
+// Keys of `positions` blocks, lane by lane; `low` and `high` have an element for each lane and are widened. Left to
+// itself no compiler keeps one register for the lanes of each.
+inline void widen_lanes(const float* x, std::size_t positions, std::size_t block, std::int32_t* low,
+                        std::int32_t* high) {
+    for (std::size_t p = 0; p < positions; ++p)
+        for (std::size_t lane = 0; lane < block; ++lane) {
+            const std::int32_t key = key_of(bits_of(x[p * block + lane]));
+            low[lane] = std::min(low[lane], key);
+            high[lane] = std::max(high[lane], key);
+        }
 }
 
-// Each lane of `positions` blocks, times its factor.
-HALFEVEN_CLONES static void scale_chunk(const float* x, std::size_t positions, std::size_t block, const float* factors,
-                                        float* out) {
-    if (block == 16) return scale_blocks<16>(x, positions, factors, out);
-    if (block == 8) return scale_blocks<8>(x, positions, factors, out);
-    if (block == 1) return scale_blocks<1>(x, positions, factors, out);
-    for (std::size_t i = 0; i < positions * block; ++i) out[i] = x[i] * factors[i % block];
+#if defined(__GNUC__)
+template <int BLOCK>
+HALFEVEN_INLINE void widen_vectors(const float* x, std::size_t positions, std::int32_t* low, std::int32_t* high) {
+    typedef std::int32_t Keys __attribute__((vector_size(BLOCK * 4)));
+    Keys least, most, key;
+    std::memcpy(&least, low, sizeof least);
+    std::memcpy(&most, high, sizeof most);
+    for (std::size_t p = 0; p < positions; ++p, x += BLOCK) {
+        HALFEVEN_PREFETCH(x + AHEAD);
+        std::memcpy(&key, x, sizeof key);
+        key ^= (key >> 31) & 0x7fffffff;
+        least = key < least ? key : least;
+        most = key > most ? key : most;
+    }
+    std::memcpy(low, &least, sizeof least);
+    std::memcpy(high, &most, sizeof most);
+}
+#endif
+
+HALFEVEN_CLONES static void lane_keys(const float* x, std::size_t positions, std::size_t block, std::int32_t* low,
+                                      std::int32_t* high) {
+#if defined(__GNUC__)
+    if (block == 16) return widen_vectors<16>(x, positions, low, high);
+    if (block == 8) return widen_vectors<8>(x, positions, low, high);
+#endif
+    widen_lanes(x, positions, block, low, high);
+}
+
+// Extrema of one lane times its factor, from its keys. Rounding keeps the order, so the extrema of the products are the
+// products of the extrema, as long as these are finite and the factor is positive.
+inline Extrema lane_extrema(const float* x, std::size_t positions, std::size_t block, std::int32_t low,
+                            std::int32_t high, float factor) {
+    Extrema found;
+    found.low = float_of(key_of(low)) * factor + 0.0f;
+    found.high = float_of(key_of(high)) * factor + 0.0f;
+    if (factor > 0.0f && std::isfinite(found.low) && std::isfinite(found.high)) return found;
+    found = Extrema();
+    for (std::size_t p = 0; p < positions; ++p) {
+        const float v = x[p * block] * factor;
+        found.merge(reference::extrema(&v, 1));
+    }
+    return found;
 }
 
 // Histogram of a tensor that lies in planes: that of `fill` for the same tensor as it is written, times the factors.
 inline Histogram fill(const float* x, std::size_t count, std::size_t stride, const Planes& in) {
     Filling filling;
-    float scaled[CHUNK];
     std::vector<std::size_t> next(in.block);  // of each lane, the position to be counted next, from the chunk's first
+    std::vector<std::int32_t> low(in.block), high(in.block);
     const std::size_t most = CHUNK / in.block;
     for (std::size_t channel = 0; channel * in.plane < count; channel += in.block) {
+        const float* plane = x + channel * in.plane;
+        const float* factors = in.factors ? in.factors + channel % in.channels : nullptr;
         for (std::size_t lane = 0; lane < in.block; ++lane) {
             const std::size_t past = (channel + lane) * in.plane % stride;
             next[lane] = past ? stride - past : 0;
+            low[lane] = KeyRange().low;
+            high[lane] = KeyRange().high;
         }
-        const float* factors = in.factors ? in.factors + channel % in.channels : nullptr;
         for (std::size_t p = 0; p < in.plane; p += most) {
-            const std::size_t positions = std::min(most, in.plane - p), size = positions * in.block;
-            const float* chunk = x + channel * in.plane + p * in.block;
-            if (factors) {
-                scale_chunk(chunk, positions, in.block, factors, scaled);
-                chunk = scaled;
+            const std::size_t positions = std::min(most, in.plane - p);
+            const float* chunk = plane + p * in.block;
+            if (in.block == 1) {
+                const KeyRange keys = key_range(chunk, positions);
+                low[0] = std::min(low[0], keys.low);
+                high[0] = std::max(high[0], keys.high);
+            } else {
+                lane_keys(chunk, positions, in.block, low.data(), high.data());
             }
-            const KeyRange keys = key_range(chunk, size);
-            filling.reach(chunk_extrema(chunk, size, keys));
-            float* out = filling.room(std::min(size, in.block * (positions / stride + 1)));
+            float* out = filling.room(std::min(positions * in.block, in.block * (positions / stride + 1)));
             std::size_t kept = 0;
             for (std::size_t lane = 0; lane < in.block; ++lane) {
-                for (; next[lane] < positions; next[lane] += stride) {
-                    out[kept] = chunk[next[lane] * in.block + lane];
-                    kept += all_finite(keys) || std::isfinite(out[kept]);
+                const float factor = factors ? factors[lane] : 1.0f;
+                std::size_t at = next[lane];
+                for (; at < positions; at += stride) {
+                    out[kept] = chunk[at * in.block + lane] * factor;
+                    kept += std::isfinite(out[kept]);
                 }
-                next[lane] -= positions;
+                next[lane] = at - positions;
             }
             filling.keep(kept);
         }
+        for (std::size_t lane = 0; lane < in.block; ++lane)
+            filling.reach(lane_extrema(plane + lane, in.plane, in.block, low[lane], high[lane], factors ? factors[lane] : 1.0f));
     }
     return filling.finish();
 }

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from math import prod
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +83,8 @@ def _windows(node: ir.Node, x: Array, limit: int, lying: Lying) -> Array:
     index, inside = _places(x.shape[2:], kernel, strides, dilations, pads, limit)
     batch, channels, block = *x.shape[:2], lying.block
     in_blocks = x.reshape(batch, channels // block, *x.shape[2:], block)
-    found: Array = np.moveaxis(in_blocks, -1, 2)[(..., *index)]  # batch, blocks, channels of one, positions, kernel...
+    all_of: tuple[Any, ...] = (slice(None),) * 3
+    found: Array = np.moveaxis(in_blocks, -1, 2)[all_of + index]  # batch, blocks, channels of one, positions, kernel...
     positions = found.shape[3]
     found = found.reshape(batch, channels, *found.shape[3:])
     if lying.factors.size:
@@ -105,7 +106,8 @@ def _places(
     padded = [size + sum(pad) for size, pad in zip(sizes, pads, strict=True)]
     counts = [(s - r) // t + 1 for s, r, t in zip(padded, reach, strides, strict=True)]
     picked = np.unravel_index(_spread(prod(counts), limit), counts)
-    index, inside = [], np.True_
+    index: list[Places] = []
+    inside: npt.NDArray[np.bool_] = np.ones(1, np.bool_)
     for axis, (at, size) in enumerate(zip(picked, sizes, strict=True)):
         taps = (np.arange(kernel[axis]) * dilations[axis] - pads[axis][0]).reshape(
             [-1 if i == axis else 1 for i in range(axes)]
@@ -120,9 +122,7 @@ def _ints(node: ir.Node, name: str, default: list[int]) -> Ints:
     return tuple(int(v) for v in ops.attribute(node, name, default))
 
 
-def _pads(
-    node: ir.Node, size: Ints, kernel: Ints, strides: Ints, dilations: Ints
-) -> tuple[tuple[int, int], ...]:
+def _pads(node: ir.Node, size: Ints, kernel: Ints, strides: Ints, dilations: Ints) -> tuple[tuple[int, int], ...]:
     axes = len(kernel)
     auto = ops.attribute(node, "auto_pad", "NOTSET")
     if auto in ("SAME_UPPER", "SAME_LOWER"):

@@ -1,8 +1,8 @@
 """The kernels: C++ if it was built, NumPy if not; the one place that chooses.
 
 The NumPy functions here are the definitions, and C++ agrees with them bit for bit or is wrong: `extrema`,
-`channel_extrema` and `histogram` count and compare, which is exact in any order and with any number of threads; `grid_errors` sums doubles in
-eight lanes, in one order.
+`channel_extrema` and `histogram` count and compare, which is exact in any order and with any number of threads;
+`grid_errors` sums doubles in eight lanes, in one order.
 
 Expected squared error of a grid. Take r = x / scale, k = rint(r) clipped to the codes less the zero point, d = r - k.
 The squared error has, whatever is clipped, the integral from 0 to x

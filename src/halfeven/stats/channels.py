@@ -30,7 +30,8 @@ class ChannelRange:
     def of(cls, x: npt.NDArray[np.generic]) -> Self:
         """Of one sample `x`, shape (batch, channels, ...)."""
         rows = np.moveaxis(x, 1, 0).reshape(x.shape[1], -1)
-        low, high = channel_extrema(x) if x.dtype == np.float32 else (rows.min(1), rows.max(1))
+        single = x.dtype == np.float32
+        low, high = channel_extrema(np.asarray(x, np.float32)) if single else (rows.min(1), rows.max(1))
         low, high = np.minimum(low, 0), np.maximum(high, 0)
         sampled = rows[:, :: stride_for(rows.shape[1], SQUARED)]
         square = np.square(sampled, dtype=np.float32).mean(1, dtype=np.float64)

@@ -164,7 +164,7 @@ def _factor(form: Doubles) -> Doubles | None:
     With rows and columns in reverse, form = L L^T with L lower; its inverse, in reverse again, is U.
     """
     try:
-        lower = np.linalg.cholesky(form[:, ::-1, ::-1])
+        lower = np.linalg.cholesky(form[:, ::-1, ::-1]).astype(np.float64, copy=False)
         found = np.ascontiguousarray(_inverse(lower)[:, ::-1, ::-1])
     except np.linalg.LinAlgError:
         return None
