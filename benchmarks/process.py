@@ -37,10 +37,12 @@ class Cost:
 def run(command: Sequence[str], memory_limit_gb: float = 0.0, variables: Mapping[str, str] | None = None) -> Cost:
     """Run `command` to its end and say what it cost; a failing command is a cost with a status, not an exception.
 
-    `memory_limit_gb` bounds the data segment (0: no bound), so that a tool which keeps everything fails alone.
+    Compiled modules are kept from run to run, as they are where packages are installed. `memory_limit_gb` bounds the
+    data segment (0: no bound), so that a tool which keeps everything fails alone.
     """
     launcher = [sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(memory_limit_gb), *command]
-    done = subprocess.run(launcher, capture_output=True, text=True, env={**os.environ, **(variables or {})}, check=True)
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(launcher, capture_output=True, text=True, env={**inherited, **(variables or {})}, check=True)
     return Cost(**json.loads(done.stdout))
 
 

@@ -68,6 +68,7 @@ class Equalize:
         done, capped, plan, state = 0, 0, draft.plan, hashlib.sha256()
         by_name: dict[str, npt.NDArray[np.float32]] = {}
         bounded = False
+        taken = value_names(model) if draft.target.clamp_by_channel else None
         for stream in streams:
             ranges = [seen[name] for name in sorted(stream.names & sites) if name in seen]
             limits: Doubles | float = self.limit
@@ -80,7 +81,7 @@ class Equalize:
                 factors = single.astype(np.float64)
                 by_name.update(dict.fromkeys(stream.names, single))
                 bounded |= bool(stream.clips) and draft.target.clamp_by_channel
-                for consumer, bias in stream.scale(factors, model, bounds=draft.target.clamp_by_channel).items():
+                for consumer, bias in stream.scale(factors, model, taken).items():
                     plan = plan.reading(consumer, 2, bias)
                 state.update(repr(sorted(stream.names)).encode() + factors.tobytes())
                 done += 1
@@ -114,10 +115,11 @@ class Stream:
             return False
         return bool(self.makers and self.readers) and not any(clip.name in floats for clip in self.clips)
 
-    def scale(self, s: Doubles, model: ir.Model, *, bounds: bool = True) -> dict[str, str]:
+    def scale(self, s: Doubles, model: ir.Model, taken: set[str] | None) -> dict[str, str]:
         """Multiply channel c of the values by s_c, in the makers' weights, and undo it in the readers'.
 
-        Returns the names of the makers' biases, by maker. Without `bounds` a Clip stays as it is.
+        Returns the names of the makers' biases, by maker. `taken` are the names of the model's values, to which those
+        of the bounds by channel are added; without it a Clip stays as it is.
         """
         biases: dict[str, str] = {}
         for node in self.makers:
@@ -131,8 +133,9 @@ class Stream:
             weight = _weights(node)
             shape = (-1, *[1] * (weight.ndim - 1)) if ops.is_depthwise(node) else (1, -1, *[1] * (weight.ndim - 2))
             put_constant(node, 1, (weight / s.reshape(shape)).astype(np.float32), model)
-        for node in self.clips if bounds else ():
-            _bound_by_channel(node, s, model)
+        if taken is not None:
+            for node in self.clips:
+                _bound_by_channel(node, s, taken)
         return biases
 
 
@@ -205,12 +208,11 @@ def _stream(values: list[ir.Value]) -> Stream | None:
     return Stream(tuple(values), tuple(makers), tuple(readers), tuple(clips))
 
 
-def _bound_by_channel(clip: ir.Node, s: Doubles, model: ir.Model) -> None:
+def _bound_by_channel(clip: ir.Node, s: Doubles, taken: set[str]) -> None:
     """Clip(x, 0, b) -> Min(Relu(x), b s_c)."""
     source, out, bound = clip.inputs[0], clip.outputs[0], clamp_bounds(clip)[1]
     assert source is not None
     assert clip.graph is not None
-    taken = value_names(model)
     relu = ir.Node("", "Relu", [source], num_outputs=1, name=clip.name)
     relu.outputs[0].name = unused(f"{out.name}_relu", taken)
     relu.outputs[0].type, relu.outputs[0].shape = out.type, out.shape
