@@ -255,26 +255,43 @@ def best_factors(stream: Stream, ranges: list[ChannelRange], limit: Doubles | fl
     if widest <= 0 or any(len(r.low) != len(low) for r in ranges):
         return None
     size = np.maximum(size, widest * 1e-6)
-    readers = [(ops.is_depthwise(node), _weights(node)) for node in stream.readers]
-    powers = [1.0] if all(depthwise for depthwise, _ in readers) else [i / 10 for i in range(11)]
+    readers = [Reader.of(node) for node in stream.readers]
+    powers = [1.0] if all(reader.largest is None for reader in readers) else [i / 10 for i in range(11)]
     candidates = [np.clip((widest / size / headroom) ** a, 1.0, limit) for a in powers]
-    errors = [sum(_error(s, low, high, square, len(ranges), *reader) for reader in readers) for s in candidates]
+    errors = [sum(reader.error(s, low, high, square, len(ranges)) for reader in readers) for s in candidates]
     chosen: Doubles = candidates[int(np.argmin(errors))]
     return chosen
 
 
-def _error(
-    s: Doubles, low: Doubles, high: Doubles, square: Doubles, tensors: int, depthwise: bool, weight: Doubles
-) -> float:
-    step = ((high * s).max() - (low * s).min()) / 255
-    if depthwise:
-        return float(((weight.reshape(len(s), -1) ** 2).sum(1) * step**2 / 12 / s**2).sum())
-    by_channel = weight.swapaxes(0, 1).reshape(len(s), -1)
-    rounding = tensors * ((by_channel**2).sum(1) * step**2 / 12 / s**2).sum()
-    scaled = weight / s.reshape(1, -1, *[1] * (weight.ndim - 2))
-    steps = np.abs(scaled.reshape(len(weight), -1)).max(1) / 127
-    window = float(np.prod(weight.shape[2:]))
-    return float(rounding + (steps**2 / 12).sum() * (square * s**2).sum() * window)
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """What the error at a reader's outputs depends on."""
+
+    energy: Doubles
+    """Sum of squared weights of each channel that is read, (channels,)."""
+    largest: Doubles | None
+    """Largest magnitude of the weights in a window, (outputs, channels); None if depthwise."""
+    window: float
+    """Elements of a window."""
+
+    @classmethod
+    def of(cls, node: ir.Node) -> "Reader":
+        """Of a Conv."""
+        weight = _weights(node)
+        window = float(np.prod(weight.shape[2:]))
+        if ops.is_depthwise(node):
+            return cls((weight.reshape(len(weight), -1) ** 2).sum(1), None, window)
+        energy = (weight.swapaxes(0, 1).reshape(weight.shape[1], -1) ** 2).sum(1)
+        return cls(energy, np.abs(weight.reshape(*weight.shape[:2], -1)).max(2), window)
+
+    def error(self, s: Doubles, low: Doubles, high: Doubles, square: Doubles, tensors: int) -> float:
+        """That of the factors `s`, as the module's text defines it."""
+        step = ((high * s).max() - (low * s).min()) / 255
+        if self.largest is None:
+            return float((self.energy * step**2 / 12 / s**2).sum())
+        rounding = tensors * (self.energy * step**2 / 12 / s**2).sum()
+        steps = (self.largest / s).max(1) / 127
+        return float(rounding + (steps**2 / 12).sum() * (square * s**2).sum() * self.window)
 
 
 def _observe(draft: Draft, names: set[str], count: int, data: Samples, progress: Progress) -> dict[str, ChannelRange]:
