@@ -10,7 +10,7 @@ VENV = .venv
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # What the tests use where it can be installed.
-EXTRAS = torch,openvino,litert,tflite-micro,ncnn,plots
+EXTRAS = torch,keras,openvino,litert,tflite-micro,ncnn,mnn,plots
 comma = ,
 
 BUILD = pyproject.toml constraints.txt CMakeLists.txt cpp/*.cpp cpp/include/halfeven/*.hpp

@@ -34,7 +34,8 @@ from halfeven.stats.distance import sqnr_db
 from halfeven.targets import TARGETS
 
 FILE = "deploy.json"
-RUN = {"litert": "tflite", "litert-int16": "tflite", "ncnn": "ncnn", "ncnn-x86": "ncnn", "openvino": "openvino-ir"}
+RUN = {"litert": "tflite", "litert-int16": "tflite", "ncnn": "ncnn", "ncnn-x86": "ncnn", "openvino": "openvino-ir",
+       "executorch": "executorch"}  # fmt: skip
 """Targets that can be run here, and their format."""
 DEFAULT = ("mobilenet_v2", "fmnist_mbv2", "fmnist_resnet", "ppocr_rec", "ppocr_det")
 TURNS = 41

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from networks import imagenet_stretch
-from rich.progress import track
+from rich.progress import Progress
 
 import halfeven
 from halfeven.training.loop import Recipe, fit
@@ -63,8 +63,9 @@ def trained(model: Path, x: Array, recipe: Recipe, output: Path) -> float:
     both = [x, np.ascontiguousarray(x[..., ::-1])]
     readers = [lambda a=a, i=i: ({"input": a[i : i + 1]}, None) for a in both for i in range(len(x))]
     start = time.perf_counter()
-    steps = iter(track(range(recipe.epochs * -(-len(readers) // recipe.batch)), "train"))
-    fit(network, readers, recipe, lambda task, done, total: next(steps, None) and None)
+    with Progress() as progress:
+        task = progress.add_task("train")
+        fit(network, readers, recipe, lambda _, done, total: progress.update(task, completed=done, total=total))
     halfeven.export(network, output)
     return time.perf_counter() - start
 

@@ -70,11 +70,17 @@ def compare(model: ir.Model, feeds: dict[str, Array], machine: Machine, count: C
     count.models += 1
 
 
-def measured(operator: str, elements: int, machine: Machine, seed: int, signed: bool) -> Count:
-    """Random models of an operator, until so many elements were compared."""
+def measured(
+    operator: str, elements: int, machine: Machine, seed: int, signed: bool, int8: bool | None = None
+) -> Count:
+    """Random models of an operator, until so many elements were compared.
+
+    `signed`: the runtime is told to take signed activations too. `int8`: the models have them; None: as `signed`.
+    """
+    either = signed if int8 is None else int8
     rng, count = np.random.default_rng(seed), Count()
     while count.elements < elements:
-        builder = Builder(rng, signed and bool(rng.integers(0, 2)), bool(rng.integers(0, 2)))
+        builder = Builder(rng, either and bool(rng.integers(0, 2)), bool(rng.integers(0, 2)))
         model = ir.from_proto(OPERATORS[operator](builder))
         for turn in range(1 if count.models == 0 else 1 + int(min(40, elements // 50_000))):
             feeds = builder.feeds if turn == 0 else {n: again(builder, x) for n, x in builder.feeds.items()}
@@ -107,6 +113,7 @@ def main() -> None:
     parser.add_argument("--elements", type=int, default=10_000_000, help="to compare for each operator")
     parser.add_argument("--machine", default="onnxruntime@x86-vnni", choices=list(MACHINES))
     parser.add_argument("--operators", default=";".join(OPERATORS), help="of the table, separated by semicolons")
+    parser.add_argument("--int8", action="store_true", help="int8 activations too, with the session's defaults")
     parser.add_argument("--model", default="", help="a QDQ network instead of operators")
     parser.add_argument("--samples", type=int, default=2)
     parser.add_argument("--size", type=int, default=160, help="length of a network's open axes")
@@ -123,7 +130,8 @@ def main() -> None:
     for operator in options.operators.split(";"):
         start = time.perf_counter()
         signed = machine.name.endswith(("arm64", "+int8"))
-        show(operator, measured(operator, options.elements, machine, options.seed, signed), start)
+        int8 = signed or options.int8
+        show(operator, measured(operator, options.elements, machine, options.seed, signed, int8), start)
 
 
 def show(name: str, count: Count, start: float) -> None:

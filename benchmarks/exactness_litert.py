@@ -1,4 +1,4 @@
-"""Random operators of int8 codes in LiteRT's sets of kernels and in TFLite Micro, beside their simulators.
+"""Random operators of int8 codes, and products of int16, in LiteRT's kernels and TFLite Micro, beside their simulators.
 
     python benchmarks/exactness_litert.py --elements 10000000 [--operators CONV_2D,ADD] [--machines litert@reference]
                                           [--seed 1] [--results counts.json] [--through COMMAND]
@@ -136,7 +136,7 @@ def _feeds(made: FileGraph, d: Draw) -> dict[str, Array]:
             assert step is not None
             feeds[tensor.name] = d.reals(tensor.shape, float(step[0]))
         else:
-            feeds[tensor.name] = d.codes(tensor.shape)
+            feeds[tensor.name] = d.codes(tensor.shape, tensor.dtype)
     return feeds
 
 

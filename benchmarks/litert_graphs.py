@@ -1,4 +1,4 @@
-"""Random .tflite graphs of one operator on int8 codes: what `exactness_litert` compares.
+"""Random .tflite graphs of one operator on int8 codes, products on int16 ones, too: what `exactness_litert` compares.
 
 Every second graph has scales that are powers of two times a small odd number, where ties are common. Zero points lie
 anywhere, in one graph of four at an end; in one of four the codes lie at the ends of their range, so that sums
@@ -38,11 +38,12 @@ class Draw:
         drawn = int(self.rng.choice([-128, 127]) if self.one_in(4) else self.rng.integers(-128, 128))
         return FileTensor(name, shape, "int8", scale, np.array([drawn if zero is None else zero], np.int64))
 
-    def codes(self, shape: Shape) -> Array:
+    def codes(self, shape: Shape, dtype: str = "int8") -> Array:
         """Codes over the whole range, or at its ends."""
+        low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
         if self.one_in(4):
-            return self.rng.choice(np.array([-128, -127, 126, 127], np.int8), shape)
-        return self.rng.integers(-128, 128, shape).astype(np.int8)
+            return self.rng.choice(np.array([low, low + 1, high - 1, high], dtype), shape)
+        return self.rng.integers(low, high + 1, shape).astype(dtype)
 
     def reals(self, shape: Shape, scale: float) -> Array:
         """Real numbers, half of them halves of a scale."""
@@ -143,16 +144,54 @@ def dense(d: Draw) -> FileGraph:
     return graph("FULLY_CONNECTED", tensors, [0], "FullyConnectedOptions", fusedActivationFunction=d.size(0, 1))
 
 
-def matrices(d: Draw) -> FileGraph:
-    """BATCH_MATMUL."""
-    b, n, k, m = d.size(1, 4), d.size(1, 90), d.size(1, 60), d.size(1, 90)
-    turned = d.one_in(2)
+def matrices(d: Draw, turned: bool = False) -> FileGraph:
+    """BATCH_MATMUL of two values; `turned`: the first one's rows and columns change places, too."""
+    n, k, m = d.size(1, 90), d.size(1, 60), d.size(1, 90)
+    first, second = _batches(d)
+    swapped = d.one_in(2)
+    shape_a, shape_b = (k, n) if turned else (n, k), (m, k) if swapped else (k, m)
     tensors = [
-        d.tensor("a", (b, n, k), d.scale(0.01, 0.1)),
-        d.tensor("b", (b, m, k) if turned else (b, k, m), d.scale(0.01, 0.1), 0 if d.one_in(2) else None),
-        d.tensor("y", (b, n, m), d.scale(0.05, 0.6)),
+        d.tensor("a", (*first, *shape_a), d.scale(0.01, 0.1)),
+        d.tensor("b", (*second, *shape_b), d.scale(0.01, 0.1), 0 if d.one_in(2) else None),
+        d.tensor("y", (*np.broadcast_shapes(first, second), n, m), d.scale(0.05, 0.6)),
     ]
+    return graph("BATCH_MATMUL", tensors, [0, 1], "BatchMatMulOptions", adjX=turned, adjY=swapped)
+
+
+def matrices_by_constant(d: Draw) -> FileGraph:
+    """BATCH_MATMUL by a constant of one scale around zero."""
+    n, k, m, turned = d.size(1, 90), d.size(1, 60), d.size(1, 90), d.one_in(2)
+    first, second = _batches(d)
+    codes = np.maximum(d.codes((*second, m, k) if turned else (*second, k, m)), np.int8(-127))
+    tensors = [
+        d.tensor("a", (*first, n, k), d.scale(0.01, 0.1)),
+        constant("b", codes, d.scale(0.01, 0.1)),
+        d.tensor("y", (*np.broadcast_shapes(first, second), n, m), d.scale(0.05, 0.6)),
+    ]
+    return graph("BATCH_MATMUL", tensors, [0], "BatchMatMulOptions", adjX=False, adjY=turned)
+
+
+def matrices_of_16_bits(d: Draw) -> FileGraph:
+    """BATCH_MATMUL of int16."""
+    n, k, m, turned = d.size(1, 90), d.size(1, 60), d.size(1, 90), d.one_in(2)
+    first, second = _batches(d)
+    shapes = {
+        "a": (*first, n, k),
+        "b": (*second, m, k) if turned else (*second, k, m),
+        "y": (*np.broadcast_shapes(first, second), n, m),
+    }
+    scales = {"a": d.scale(0.00004, 0.0004), "b": d.scale(0.00004, 0.0004), "y": d.scale(0.0002, 0.0024)}
+    tensors = [FileTensor(name, shapes[name], "int16", scales[name], np.zeros(1, np.int64)) for name in "aby"]
     return graph("BATCH_MATMUL", tensors, [0, 1], "BatchMatMulOptions", adjX=False, adjY=turned)
+
+
+def _batches(d: Draw) -> tuple[Shape, Shape]:
+    """The axes in front of the matrices: none to three; at times one operand repeats along some of them."""
+    full = tuple(d.size(1, 4) for _ in range(d.size(0, 3)))
+    less = tuple(1 if d.one_in(2) else size for size in full)
+    if d.one_in(2):
+        return full, full
+    return (full, less) if d.one_in(2) else (less, full)
 
 
 def two(d: Draw, kind: str, broadcast: bool = False) -> FileGraph:
@@ -244,6 +283,9 @@ OPERATORS: Mapping[str, Callable[[Draw], FileGraph]] = {
     "TRANSPOSE_CONV": transposed,
     "FULLY_CONNECTED": dense,
     "BATCH_MATMUL": matrices,
+    "BATCH_MATMUL, turned": lambda d: matrices(d, True),
+    "BATCH_MATMUL, constant": matrices_by_constant,
+    "BATCH_MATMUL, 16 bits": matrices_of_16_bits,
     "ADD": lambda d: two(d, "ADD"),
     "ADD, broadcast": lambda d: two(d, "ADD", True),
     "SUB": lambda d: two(d, "SUB"),

@@ -180,11 +180,12 @@ def _binary(kind: str) -> Callable[[Builder], onnx.ModelProto]:
     return build
 
 
-def _unary(kind: str, **options: Any) -> Callable[[Builder], onnx.ModelProto]:
+def _unary(kind: str, free: bool = False, **options: Any) -> Callable[[Builder], onnx.ModelProto]:
     def build(b: Builder) -> onnx.ModelProto:
         x = b.real("x", tuple(int(v) for v in b.rng.integers(1, 70, 2)))
         more = {k: v(b.rng) if callable(v) else v for k, v in options.items()}
-        b.quantize(b.node(kind, [x], **more), np.float32(1 / 256) if kind in ("Softmax", "Sigmoid") else None)
+        fixed = kind in ("Softmax", "Sigmoid") and not free
+        b.quantize(b.node(kind, [x], **more), np.float32(1 / 256) if fixed else None)
         return b.model()
 
     return build
@@ -263,6 +264,7 @@ OPERATORS: dict[str, Callable[[Builder], onnx.ModelProto]] = {
     "LeakyRelu": _unary("LeakyRelu", alpha=lambda rng: float(rng.uniform(0.001, 0.9))),
     "Sigmoid": _unary("Sigmoid"),
     "Softmax": _unary("Softmax", axis=-1),
+    "Softmax, any scale": _unary("Softmax", free=True, axis=-1),
     "Concat": concat,
     "AveragePool": average_pool,
     "GlobalAveragePool": global_mean,

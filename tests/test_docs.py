@@ -38,6 +38,7 @@ NAMES = (
         "exactness",
         "litert",
         "ncnn",
+        "executorch",
         "openvino",
         "tflite-import",
         "bare-metal",
@@ -68,6 +69,10 @@ def examples(page: str) -> list[tuple[str, str]]:
 
 def needs_torch(text: str) -> bool:
     return any(words in text for words in ("import torch", "halfeven.prepare(", "halfeven.train("))
+
+
+def needs_keras(text: str) -> bool:
+    return "import keras" in text
 
 
 @pytest.fixture
@@ -135,7 +140,16 @@ def test_the_examples_of_a_page_run(page: str, run_examples: Callable[[list[tupl
 def test_the_examples_with_pytorch_run(run_examples: Callable[[list[tuple[str, str]]], str]) -> None:
     blocks = [(language, text) for page in TWINS for language, text in examples(page) if needs_torch(text)]
     assert blocks
-    run_examples(blocks)
+    run_examples([(language, text) for language, text in blocks if not needs_keras(text)])
+
+
+@pytest.mark.skipif(
+    find_spec("keras") is None or find_spec("torch") is None, reason="Keras or PyTorch is not installed"
+)
+def test_the_example_with_keras_runs(run_examples: Callable[[list[tuple[str, str]]], str]) -> None:
+    pytest.importorskip("flatbuffers")
+    (block,) = (one for one in examples("docs/training.md") if needs_keras(one[1]))
+    run_examples([block])
 
 
 def test_a_command_on_the_demo_network_that_is_not_executed_on_its_page_is_executed_on_another() -> None:

@@ -47,6 +47,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "tensors": ("of two tensors", "两个张量"),
     "skip": ("of two summands the skip alone", "两个加数中只量化跳接"),
     "ports": ("input {} alone", "只有输入 {}"),
+    "second": ("of two activations, the second {}", "两个激活相乘，第二个 {}"),
     "measured": ("measured", "实测"),
     "unmeasured": ("not measured", "未测"),
     "also": ("; also runs {}", "；也能运行 {}"),
@@ -129,6 +130,8 @@ def conditions(rule: OpRule, language: int) -> str:
         found.append(WORDS["skip"][language])
     if rule.ports is not None:
         found.append(WORDS["ports"][language].format(", ".join(map(str, rule.ports))))
+    if rule.second is not None:
+        found.append(WORDS["second"][language].format(codes(rule.second, language)))
     return distinct(found, language)
 
 

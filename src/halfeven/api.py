@@ -25,7 +25,7 @@ from halfeven.graph import model as files
 from halfeven.graph.plan import Plan
 from halfeven.graph.widen import widened
 from halfeven.importers.models import read_model
-from halfeven.options import DATA_FREE, check_setting, make_steps, read_config
+from halfeven.options import DATA_FREE, check_setting, make_steps, read_config, refuse_placing
 from halfeven.report.colors import suspect_colors
 from halfeven.report.inspection import Inspection, inspect_draft
 from halfeven.report.own_float import own_float
@@ -91,7 +91,7 @@ def quantize(
     """Quantize a float model.
 
     Args:
-        model: Path, ONNX model, or torch.nn.Module (then with `example_inputs`).
+        model: Path, ONNX model, or torch.nn.Module or Keras model (then with `example_inputs`).
         data: Folder of pictures or recordings, .npz, .npy, text file of paths, arrays, an iterable or DataLoader.
             None: synthetic samples; the notes say so.
         target: Name of the target (`halfeven.TARGETS`); "onnxruntime" if neither this nor `config` says.
@@ -299,10 +299,11 @@ def _steps(
     plan = Plan.load(plan) if isinstance(plan, str | Path) else plan
     no_moments = "gptq" in skip or (stats and not data)
     steps = make_steps({"observe_moments": 0, **options} if no_moments else options, skip)
+    if plan is not None:
+        refuse_placing(options)
+        steps["place"] = FollowPlan(plan, uncorrected="correct" in steps and not (data or stats))
     for name in DATA_FREE if data or stats or (plan is not None and not plan.scaling) else ():
         steps.pop(name, None)
-    if plan is not None:
-        steps["place"] = FollowPlan(plan)
     listed = list(steps.values())
     calibrate = steps["calibrate"]
     assert isinstance(calibrate, Calibrate)

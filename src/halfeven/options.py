@@ -162,6 +162,21 @@ def make_steps(options: Mapping[str, object], skip: tuple[str, ...] = ()) -> dic
     return steps
 
 
+def refuse_placing(options: Mapping[str, object]) -> None:
+    """Nothing that a plan has settled may be asked for beside it.
+
+    Raises:
+        BadOption: an option of the step `place` is given.
+    """
+    known = all_options()
+    if found := [known[name].flag for name in options if name in known and known[name].step == "place"]:
+        what = " and ".join(filter(None, (", ".join(found[:-1]), found[-1])))
+        raise BadOption(
+            f"--plan says what is quantized and how, so {what} would do nothing: leave "
+            f"{'it' if len(found) == 1 else 'them'} out, or leave out --plan to place anew."
+        )
+
+
 def _fitting(option: Option, value: object, where: str) -> object:
     """The value in the option's kind, if it has it."""
     if option.many:

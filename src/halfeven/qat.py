@@ -37,6 +37,8 @@ from halfeven.report.verify import compare_models
 from halfeven.result import Result
 from halfeven.run import torch as from_torch
 from halfeven.run.specs import file_size
+from halfeven.run.torch_keras import is_keras
+from halfeven.run.torch_weights import dropouts, learned, tensors_of
 from halfeven.targets.check import refuse
 from halfeven.wording import counted
 
@@ -69,7 +71,7 @@ def prepare(
     """A network to train, from a module, an ONNX model or a path.
 
     Args:
-        model: torch.nn.Module (then with `example_inputs`), path or ONNX model.
+        model: torch.nn.Module or Keras model (then with `example_inputs`), path or ONNX model.
         example_inputs: What the module's forward takes; without `data` the ranges are calibrated with it.
         data: To calibrate with, as for `quantize`.
         target: Name of the target.
@@ -110,7 +112,7 @@ def prepare(
         verify=False,
         skip=SKIPPED,
         progress=progress,
-        **{"prefer": "size", **options},
+        **({} if plan is not None else {"prefer": "size"}) | options,
     )
     draft, codes = _in_bits(result.draft, bits, options, progress)
     network = network_of(
@@ -123,7 +125,7 @@ def prepare(
         codes=codes,
     )
     network.returns = returns
-    network.notes = (*said, *result.notes, *network.notes)
+    network.notes = (*said, *result.notes, *network.notes, *_frozen(network, model, source))
     return network
 
 
@@ -209,9 +211,8 @@ def restore(module: Any, network: QuantizedNetwork) -> Any:
     from halfeven.training.origin import network_in
     from halfeven.training.pytorch import torch
 
-    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    trained = network_in(network).weights()
-    lost = [name for name, _ in module.named_parameters() if name not in trained]
+    own, trained = tensors_of(module), network_in(network).weights()
+    lost = [name for name, tensor in own.items() if isinstance(tensor, torch.nn.Parameter) and name not in trained]
     if lost:
         raise BadOption(
             f"'{lost[0]}' of the module is not in the trained network (one of {len(lost)}): it was folded into its "
@@ -277,6 +278,7 @@ def train(
     feed = open_data(source, data, settings, held_out=True)
     some = [sample for _, sample in feed.some(calibrate_with)]
     network = prepare(source, data=some, target=target, plan=plan, progress=progress, **options).to(device)
+    said += _frozen(network, model, source)
     fit(network, _readers(feed), chosen, progress)
     draft = draft_of_trained(network.cpu())
     quantized = to_qdq(draft)
@@ -316,12 +318,21 @@ def _onnx(model: api.Model, example_inputs: Any) -> tuple[ir.Model, tuple[str, .
     if example_inputs is None:
         raise BadOption("A torch module needs example_inputs: what its forward takes, to trace it.")
     converted, notes = from_torch.from_module(model, example_inputs)
-    if dropped := from_torch.dropouts(model):
+    if dropped := dropouts(model):
         notes.append(
             f"the network drops nothing in training, as the exported graph drops nothing: dropout of '{dropped[0]}'"
             + (f" and {counted(len(dropped) - 1, 'other part')}" if len(dropped) > 1 else "")
         )
     return load(converted), tuple(notes)
+
+
+def _frozen(network: QuantizedNetwork, model: api.Model, source: ir.Model) -> tuple[str, ...]:
+    """Keep out of training what the module, if it is one, keeps out, and say so."""
+    if not from_torch.is_module(model):
+        return ()
+    from halfeven.training.frozen import freeze
+
+    return freeze(network, learned(model), set(source.graph.initializers), norms=is_keras(model))
 
 
 def _returned(model: api.Model, example_inputs: Any, source: ir.Model) -> Any:

@@ -129,6 +129,10 @@ CASES: dict[str, str] = {
     "leaky relu": IMAGE + "<float[4,4,1,1] w> { h = Conv(x, w) y = LeakyRelu<alpha = 0.1>(h) }",
     "prelu of channels": IMAGE + "<float[4,4,1,1] w, float[4,1,1] s> { h = Conv(x, w) y = PRelu(h, s) }",
     "relu alone": ROWS + "{ y = Relu(x) }",
+    "conv and clip to 1": IMAGE
+    + "<float[4,4,1,1] w, float lo = {-1}, float hi = {1}> { h = Conv(x, w) y = Clip(h, lo, hi) }",
+    "clip to 6 alone": ROWS + "<float lo = {0}, float hi = {6}> { y = Clip(x, lo, hi) }",
+    "clip to 1 alone": ROWS + "<float lo = {-1}, float hi = {1}> { y = Clip(x, lo, hi) }",
     "clip alone": ROWS + "<float lo = {-0.5}, float hi = {0.25}> { y = Clip(x, lo, hi) }",
     "elu": ROWS + "{ y = Elu(x) }",
     "gelu by erf": ROWS
@@ -149,7 +153,7 @@ CASES: dict[str, str] = {
     "gru, reset behind": 'g (float[4,1,4] x) => (y) <float[1,9,4] w, float[1,9,3] r, float[1,18] b> { y = GRU<hidden_size = 3, linear_before_reset = 1, direction = "reverse">(x, w, r, b) }',
 }
 IN_FLOAT = frozenset(
-    {"matmul of two values", "div of two values", "pad with a number", "sum", "l2 norm", "log softmax"}
+    {"div of two values", "pad with a number", "sum", "l2 norm", "log softmax"}
     | {"average pool, pads left out, uneven", "gather from a table", "elu", "tile", "exp", "where", "arg max"}
     | {"depth to space", "pixel shuffle", "space to depth", "gelu by erf", "sqrt of a square", "pow", "reciprocal"}
     | {

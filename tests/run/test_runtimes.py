@@ -18,7 +18,7 @@ from halfeven.run.runtimes import RUNTIMES, alike, bytes_of, open_file, runtime_
 from halfeven.stats.distance import sqnr_db
 
 NET = str(files("halfeven.demo") / "fashion_mnist_mbv2.onnx")
-PACKAGES = {".tflite": "ai_edge_litert", ".param": "ncnn", ".xml": "openvino"}
+PACKAGES = {".tflite": "ai_edge_litert", ".param": "ncnn", ".xml": "openvino", ".pte": "executorch", ".mnn": "MNN"}
 
 
 @pytest.fixture(scope="module")

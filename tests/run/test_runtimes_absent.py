@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 
 from halfeven.errors import BadOption
+from halfeven.run.executorch import open_executorch
 from halfeven.run.ncnn import open_ncnn
 from halfeven.run.openvino import open_openvino
 
 
-@pytest.mark.parametrize(("package", "opens"), [("ncnn", open_ncnn), ("openvino", open_openvino)])
+@pytest.mark.parametrize(
+    ("package", "opens"), [("executorch", open_executorch), ("ncnn", open_ncnn), ("openvino", open_openvino)]
+)
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(
     package: str, opens: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

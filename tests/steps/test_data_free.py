@@ -154,8 +154,8 @@ def test_a_network_that_was_folded_before_says_that_noise_is_all_there_is() -> N
 
 @pytest.mark.parametrize("data", [None, {"x": inputs(8)}], ids=["made without data", "made with data"])
 def test_a_plan_is_followed_without_data(data: dict[str, np.ndarray] | None) -> None:
-    given = {"verify": False, "prefer": "size", "skip": ("gptq",) if data is None else ("gptq", "equalize")}
-    made = halfeven.quantize(network(), data, **given)
+    given = {"verify": False, "skip": ("gptq",) if data is None else ("gptq", "equalize")}
+    made = halfeven.quantize(network(), data, prefer="size", **given)
     followed = halfeven.quantize(network(), plan=made.plan, **given)
     assert followed.plan.to_json() == made.plan.to_json()
     outputs = [np.asarray(OrtExecutor(r.model)({"x": inputs()}, "x")["y"]) for r in (made, followed)]

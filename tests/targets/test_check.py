@@ -12,7 +12,7 @@ import pytest
 
 from halfeven.draft import Draft, pipeline
 from halfeven.errors import UnsupportedByTarget
-from halfeven.exporters.formats import FORMATS, exporter_named
+from halfeven.exporters.formats import FORMATS, PACKAGES, exporter_named
 from halfeven.exporters.onnx import to_qdq
 from halfeven.graph.plan import DYNAMIC, Plan, Quantizer, Site
 from halfeven.numerics.grid import INT8, INT8_NARROW, INT16, UINT8, IntGrid
@@ -153,6 +153,8 @@ def test_every_plan_that_placement_makes_passes(
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_no_format_writes_what_the_target_cannot_run(build: Build, tmp_path: Path, name: str) -> None:
+    for package in PACKAGES.get(FORMATS[name].extra, ()):
+        pytest.importorskip(package)
     draft = Draft(build(NET), TARGETS["tensorrt"], plan_of(act(INT8, AFFINE, 7), weight()))
     path = tmp_path / f"file{FORMATS[name].suffix}"
     with pytest.raises(UnsupportedByTarget):

@@ -34,7 +34,11 @@ class Format:
     takes: tuple[str, ...] = ()
 
 
-PACKAGES = {"litert": ("ai_edge_litert", "flatbuffers")}
+PACKAGES = {
+    "litert": ("ai_edge_litert", "flatbuffers"),
+    "executorch": ("torch", "executorch"),
+    "mnn": ("MNN", "_tools"),
+}
 
 FORMATS: dict[str, Format] = {
     "qdq": Format(".onnx", "ONNX with QuantizeLinear and DequantizeLinear", "halfeven.exporters.onnx:write_qdq"),
@@ -56,6 +60,13 @@ FORMATS: dict[str, Format] = {
     "openvino-ir": Format(
         ".xml", "OpenVINO IR with FakeQuantize, its .bin beside", "halfeven.exporters.openvino.write:write_ir"
     ),
+    "executorch": Format(
+        ".pte",
+        "ExecuTorch with XNNPACK, int8",
+        "halfeven.exporters.executorch.write:write_executorch",
+        "executorch",
+    ),
+    "mnn": Format(".mnn", "MNN", "halfeven.exporters.mnn.write:write_mnn", "mnn"),
     "tensorrt-cache": Format(
         ".cache",
         "TensorRT's calibration cache",
@@ -80,7 +91,7 @@ FORMATS: dict[str, Format] = {
     "ppq-tensorrt": Format(".json", "PPQ for TensorRT", "halfeven.exporters.tables.ppq:write_ppq_tensorrt"),
     "ppq-ppl": Format(".json", "PPQ for PPL", "halfeven.exporters.tables.ppq:write_ppq_ppl"),
     "ppq-qnn": Format(".json", "PPQ for QNN", "halfeven.exporters.tables.ppq:write_ppq_qnn"),
-    "mnn-params": Format(".json", "MNN's quantization parameters", "halfeven.exporters.tables.mnn:write_mnn"),
+    "mnn-params": Format(".json", "MNN's quantization parameters", "halfeven.exporters.mnn.table:write_params"),
     "vitis-fix": Format(".json", "Vitis AI's fix positions", "halfeven.exporters.tables.vitis:write_fix_positions"),
     "ncnn-table": Format(".table", "ncnn's calibration table", "halfeven.exporters.ncnn_table:write_ncnn_table"),
     "encodings": Format(

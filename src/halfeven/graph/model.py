@@ -26,9 +26,8 @@ PROTOBUF_LIMIT = 2**31 - 1
 """Bytes that one protobuf message can have."""
 
 _FORMATS = (
-    (0, b"PK\x03\x04", "a ZIP archive, as PyTorch checkpoints, Keras files and compressed models are"),
+    (0, b"PK\x03\x04", "a ZIP archive, as PyTorch checkpoints and compressed models are"),
     (0, b"\x80", "a Python pickle, as old PyTorch checkpoints are"),
-    (0, b"\x89HDF", "an HDF5 file, as old Keras models are"),
     (0, b"\x1f\x8b", "a gzip archive"),
     (4, b"TFL3", "a LiteRT (TFLite) model"),
     (4, b"ORTM", "a model in ONNX Runtime's own format"),
@@ -40,6 +39,18 @@ _FORMATS = (
     (0, b"ir_version", "ONNX in text form"),
 )
 """What other files begin with: offset, bytes, what to call it. Asked only of files that failed to be ONNX."""
+
+
+_KERAS = (
+    "is a Keras model, which may hold code and is not read. Set KERAS_BACKEND=torch, load it with "
+    "keras.saving.load_model and give the model to halfeven.quantize; or write it with "
+    "model.export('model.onnx', format='onnx'), or as .tflite, and give that file."
+)
+_SAVED_MODEL = "saved_model.pb"
+_TENSORFLOW = (
+    "is a TensorFlow SavedModel, which is not read. Convert it to .tflite with "
+    "tf.lite.TFLiteConverter.from_saved_model, or to ONNX with tf2onnx, and give that file."
+)
 
 
 def load(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir.Model:
@@ -71,6 +82,8 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir.Mode
 
 def _read(path: Path) -> onnx.ModelProto:
     try:
+        if (path / _SAVED_MODEL).is_file() or (path.name == _SAVED_MODEL and path.is_file()):
+            raise UnsupportedModel(f"{path} {_TENSORFLOW}")
         if path.exists() and not path.is_file():
             raise UnsupportedModel(f"{path} is a folder or a device. Give the path of an ONNX file.")
         if path.stat().st_size > PROTOBUF_LIMIT:
@@ -95,6 +108,8 @@ def _read(path: Path) -> onnx.ModelProto:
 
 def _not_onnx(path: Path, head: bytes, fault: str) -> UnsupportedModel:
     """Make the error for a file that begins with `head` and has `fault` when read as ONNX."""
+    if head.startswith(b"\x89HDF") or (path.suffix == ".keras" and head.startswith(b"PK")):
+        return UnsupportedModel(f"{path} {_KERAS}")
     for offset, magic, name in _FORMATS:
         if head[offset:].startswith(magic):
             return UnsupportedModel(f"{path} is not an ONNX model but {name}. Give a model exported to ONNX.")

@@ -10,6 +10,10 @@
 
     code = clip(half_away(f32(real s_out)), -127, 127)
 
+Fused sums behind which Arm64 has a Relu are folded where codes follow, the scale of the output joins the factors:
+
+    code = clip(half_away(max(fma(a, f32(f32(1 / p) s_out), f32(bias s_out)), 0)), -127, 127)
+
 `rcp` is RCPPS, the processor's approximate reciprocal. On Intel's processors that is a table of 2048 entries: of
 x = m 2**e, 1 <= m < 2, the first 11 bits of m's fraction, i, name an interval, and
 
@@ -29,6 +33,7 @@ import numpy.typing as npt
 
 from halfeven.numerics.fused import Floats32, fma
 
+ONE = np.float32(1)
 _ENTRIES = np.rint(2.0**13 / (1 + (np.arange(2048) + 0.5) / 2048)) * 2.0**-13
 
 
@@ -61,8 +66,12 @@ def real_sums(
     weight_scales: npt.ArrayLike,
     bias: Floats32 | None,
     scaling: Scaling,
+    output_scale: np.float32 = ONE,
 ) -> Floats32:
-    """The real numbers that int32 sums stand for, float32. The scales are ncnn's; all broadcast against the sums."""
+    """The real numbers that int32 sums stand for, float32. The scales are ncnn's; all broadcast against the sums.
+
+    With `output_scale` fused sums are times that scale, as those of folded layers.
+    """
     wide = acc.astype(np.float32)
     product = np.asarray(np.asarray(input_scale, np.float32) * np.asarray(weight_scales, np.float32), np.float32)
     added = np.zeros(1, np.float32) if bias is None else bias
@@ -73,5 +82,5 @@ def real_sums(
             return np.asarray(wide * intel_reciprocal(product) + added, np.float32)
         case Scaling.SEPARATE:
             return np.asarray(wide * (np.float32(1) / product) + added, np.float32)
-    factor = np.asarray(np.float32(1) / product, np.float32)
-    return np.asarray(wide * factor, np.float32) if bias is None else fma(wide, factor, bias)
+    factor = np.asarray(np.float32(1) / product * output_scale, np.float32)
+    return np.asarray(wide * factor, np.float32) if bias is None else fma(wide, factor, bias * output_scale)

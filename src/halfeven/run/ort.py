@@ -23,6 +23,7 @@ from halfeven.graph import ops
 from halfeven.graph.model import load
 from halfeven.graph.names import name_everything
 from halfeven.memory import give_back
+from halfeven.run.signed_pairs import signed_again, unsigned
 
 LARGE = 4096  # bytes; smaller tensors travel with the graph
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -47,6 +48,7 @@ class OrtExecutor:
     optimize: bool = True
     written: Path | None = None
     signed: bool = False
+    _turned: list[str] = field(default_factory=list, repr=False, compare=False)
     _open: list[Opened] = field(default_factory=list, repr=False, compare=False)
     _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
 
@@ -76,7 +78,8 @@ class OrtExecutor:
         except Exception as error:
             shapes = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in feeds.items())
             raise BadCalibration(f"{label or 'a sample'} ({shapes}) cannot be run: {_reason(error)}") from error
-        return dict(zip(names, values, strict=True))
+        found = dict(zip(names, values, strict=True))
+        return found | {name: signed_again(found[name]) for name in self._turned}
 
 
 def _session(run: OrtExecutor) -> Opened:
@@ -96,7 +99,10 @@ def _session(run: OrtExecutor) -> Opened:
     try:
         if isinstance(run.model, (str, Path)) and not run.watch:
             return ort.InferenceSession(str(run.model), options, providers=["CPUExecutionProvider"]), {}
-        model = with_outputs(run.model if isinstance(run.model, ir.Model) else load(run.model), run.watch)
+        held = run.model if isinstance(run.model, ir.Model) else load(run.model)
+        if run.watch and run.optimize:
+            held, run._turned[:] = unsigned(held, frozenset(run.watch), run.signed)
+        model = with_outputs(held, run.watch)
         if (folder := _external_folder(model)) is not None:
             options.add_session_config_entry(EXTERNAL_FOLDER, str(folder))
         model, weights = without_weights(model, own=model is not run.model)

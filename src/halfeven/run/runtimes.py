@@ -4,6 +4,8 @@
     .tflite   LiteRT      channels last          made of real numbers here, and made real again
     .param    ncnn        as in ONNX             none
     .xml      OpenVINO    as in ONNX             none
+    .mnn      MNN         as in ONNX             none
+    .pte      ExecuTorch  as in ONNX             none
 
 An executor of one takes the feeds of the float model: names that differ are matched by position, an axis of channels is
 moved where only so the shapes agree, whole numbers get the file's width. Modules are imported when a file is opened.
@@ -55,6 +57,13 @@ RUNTIMES: Mapping[str, Runtime] = {
     ".param": Runtime("ncnn", "halfeven.run.ncnn:open_ncnn", "ncnn", (".bin",), "halfeven.run.ncnn:int8_layers"),
     ".xml": Runtime(
         "OpenVINO", "halfeven.run.openvino:open_openvino", "openvino-ir", (".bin",), "halfeven.run.openvino:int8_layers"
+    ),
+    ".mnn": Runtime("MNN", "halfeven.run.mnn:open_mnn", "mnn", layers="halfeven.run.mnn:int8_layers"),
+    ".pte": Runtime(
+        "ExecuTorch",
+        "halfeven.run.executorch:open_executorch",
+        "executorch",
+        layers="halfeven.run.executorch:int8_layers",
     ),
 }
 

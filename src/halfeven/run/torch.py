@@ -29,6 +29,8 @@ from halfeven.run.torch_batch import as_array, is_stacked, largest_gap, pair_of_
 from halfeven.run.torch_call import Call, bind, named_tensors, with_names
 from halfeven.run.torch_failure import brief, not_captured, not_translated, user_line
 from halfeven.run.torch_graph import tidy
+from halfeven.run.torch_keras import as_module, is_keras, is_wrapped, place, tracing
+from halfeven.run.torch_weights import inside
 
 OPSET = 20
 TOLERANCE = 1e-4
@@ -38,7 +40,12 @@ LOGGERS = ("torch", "torch.export", "torch.onnx", "torch.fx", "torch._dynamo", "
 
 
 def is_module(obj: object) -> bool:
-    """Whether `obj` is a torch.nn.Module; PyTorch is not imported to find out."""
+    """Whether `obj` is a torch.nn.Module, as Keras models are too; PyTorch is not imported to find out.
+
+    Raises:
+        BadOption: It is a Keras model that does not compute with PyTorch.
+    """
+    is_keras(obj)
     nn = getattr(sys.modules.get("torch"), "nn", None)
     return nn is not None and isinstance(obj, nn.Module)
 
@@ -104,14 +111,6 @@ def structure_of(module: Any, example_inputs: Any, names: Sequence[str]) -> Any:
     return with_names(_Source(inner, call, (), ()).run(call), names)
 
 
-def dropouts(module: Any) -> list[str]:
-    """The names of a module's parts that drop values in training; evaluation, and so the exported model, has none."""
-    nn = _torch().nn
-    kinds = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase)
-    found = [(name, part) for name, part in module.named_modules() if isinstance(part, kinds)]
-    return [name for name, part in found if getattr(part, "p", 0) or getattr(part, "dropout", 0)]
-
-
 @dataclass(frozen=True, eq=False)
 class _Source:
     """A module to export; `call` is the user's example, and the names are empty where the user gave none."""
@@ -153,7 +152,8 @@ class _Source:
             )
         if both := set(self.outputs) & set(self.inputs or (str(value.name) for value in model.graph.inputs)):
             raise BadOption(f"output_names: {sorted(both)} are names of inputs. Give each tensor its own name.")
-        notes = tidy(model, self.inputs, self.outputs or tuple(results), _first_keys(self.module))
+        keys, layers = _first_keys(self.module), is_wrapped(self.module)
+        notes = tidy(model, self.inputs, self.outputs or tuple(results), keys, layers=layers)
         _verify(self, model, call)
         if call is not self.call:
             _verify(self, model, self.call)
@@ -171,10 +171,10 @@ def _torch() -> Any:
 
 
 def _unwrapped(module: Any, torch: Any) -> Any:
-    """The module itself, without what torch.compile and the parallel containers put around it."""
-    parallel = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
-    while isinstance(module, parallel) or hasattr(module, "_orig_mod"):
-        module = module.module if isinstance(module, parallel) else module._orig_mod
+    """The module itself, without what torch.compile and the parallel containers put around it; Keras' as a module."""
+    module = inside(module)
+    if is_keras(module):
+        return as_module(module)
     if isinstance(module, torch.jit.ScriptModule):
         raise UnsupportedModel(
             f"{type(module).__name__} is a TorchScript module, which torch.export does not read. Give the module that "
@@ -265,9 +265,13 @@ def _captured(source: _Source, call: Call, batched: Sequence[bool]) -> Any:
             shapes[tensor] = {0: export.Dim("batch")}
     with _unchanged(source.module), _quiet():
         try:
-            return export.export(source.module, call.args, call.kwargs, dynamic_shapes=shapes)
+            with tracing(source.module):
+                program = export.export(source.module, call.args, call.kwargs, dynamic_shapes=shapes)
         except Exception as error:
             raise not_captured(error, source.name) from error
+    if is_wrapped(source.module):
+        place(program)
+    return program
 
 
 def _translated(source: _Source, program: Any) -> tuple[ir.Model, list[str]]:

@@ -15,7 +15,9 @@ from typing import Any
 
 from halfeven.errors import UnsupportedModel
 
-_MACHINERY = frozenset({"torch", "functorch", "onnxscript", "onnx_ir", "onnx", "halfeven"}) | sys.stdlib_module_names
+_MACHINERY = (
+    frozenset({"torch", "functorch", "onnxscript", "onnx_ir", "onnx", "keras", "halfeven"}) | sys.stdlib_module_names
+)
 _STACK_LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<name>\S+)')
 _NODE = re.compile(r"Error when translating node %(\w+)")
 _OPERATOR = re.compile(r"No ONNX function found for .*?op='([\w.]+)'")
@@ -55,7 +57,8 @@ def not_translated(error: BaseException, module: str, program: Any) -> Unsupport
 def brief(error: BaseException) -> str:
     """The kind of an error and the first line of its message, ended by a full stop."""
     lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
-    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    told = " ".join(lines[: 1 + lines[0].startswith("Exception encountered when calling")]) if lines else ""  # Keras
+    text = f"{type(error).__name__}: {told}" if lines else type(error).__name__
     return (text[:LENGTH] + "..." if len(text) > LENGTH else text).rstrip(".") + "."
 
 

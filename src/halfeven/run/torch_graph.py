@@ -15,13 +15,14 @@ operator (`x`, `add`). In memory they are still different values, so naming all 
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from halfeven.graph.edit import graphs, rename, unused, values
 from halfeven.graph.names import name_everything
+from halfeven.run.torch_layers import as_layers
 from halfeven.run.torch_operators import respell
 
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -32,7 +33,9 @@ NO_SCOPE = "_empty_nn_module_stack_from_metadata_hook"
 BATCH = "batch"
 
 
-def tidy(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str], keys: Mapping[str, str]) -> list[str]:
+def tidy(
+    model: ir.Model, inputs: Sequence[str], outputs: Sequence[str], keys: Mapping[str, str], *, layers: bool = False
+) -> list[str]:
     """Rename, respell and clean, in place; return notes for the user.
 
     Args:
@@ -40,6 +43,7 @@ def tidy(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str], keys: M
         inputs: Names for the graph's inputs; empty to leave those of the exporter.
         outputs: Names for the graph's outputs.
         keys: From each key of the module's state_dict to the first key of the same tensor.
+        layers: Whether layers come in pieces, as those of Keras do (`torch_layers`).
     """
     _own_weights(model.graph, keys)
     parameters = dict(model.graph.initializers)
@@ -51,10 +55,11 @@ def tidy(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str], keys: M
             value.name = name
     _separate_outputs(model.graph)
     respell(model)
-    _forget_names(model)
-    for value, name in zip(model.graph.outputs, outputs, strict=True):
-        value.name = unused(name, taken)
-    name_everything(model)
+    _name_anew(model, outputs, taken)
+    if layers:
+        as_layers(model)
+        respell(model)
+        _name_anew(model, outputs, taken)
     _clean_metadata(model)
     renamed = [(name, value.name) for name, value in parameters.items() if value.name != name]
     return [
@@ -103,8 +108,8 @@ def _separate_outputs(graph: ir.Graph) -> None:
         seen.add(graph.outputs[index])
 
 
-def _forget_names(model: ir.Model) -> None:
-    """Name nodes by module and operator, and leave what they compute nameless, to be named after them."""
+def _name_anew(model: ir.Model, outputs: Sequence[str], inputs: Collection[str]) -> None:
+    """Name nodes by module and operator, outputs as asked where no input is called so, all else after its node."""
     taken: set[str] = set()
     for graph in graphs(model):
         for node in graph:
@@ -113,6 +118,10 @@ def _forget_names(model: ir.Model) -> None:
             node.name = unused(f"{path}/{node.op_type}" if path else node.op_type, taken)
             for value in node.outputs:
                 value.name = None
+    taken = set(inputs)
+    for value, name in zip(model.graph.outputs, outputs, strict=True):
+        value.name = unused(name, taken)
+    name_everything(model)
 
 
 def _clean_metadata(model: ir.Model) -> None:

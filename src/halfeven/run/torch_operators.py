@@ -34,7 +34,7 @@ def respell(model: ir.Model) -> None:
 def _cast(node: ir.Node) -> None:
     dtype = _dtype(node.inputs[1])
     if dtype is not None:
-        _replace(node, ir.node("Cast", [node.inputs[0]], {"to": int(dtype)}))
+        substitute(node, ir.node("Cast", [node.inputs[0]], {"to": int(dtype)}))
 
 
 def _dtype(value: ir.Value | None) -> ir.DataType | None:
@@ -52,7 +52,7 @@ def _reshape(node: ir.Node) -> None:
     sizes = [size if isinstance(size, int) else -1 for size in shape]
     if sizes.count(-1) == 1 and 0 not in sizes:
         constant = ir.node("Constant", [], {"value": ir.tensor(np.array(sizes, np.int64))})
-        _replace(node, constant, ir.node("Reshape", [node.inputs[0], constant.outputs[0]]))
+        substitute(node, constant, ir.node("Reshape", [node.inputs[0], constant.outputs[0]]))
 
 
 def _mean(node: ir.Node) -> None:
@@ -61,7 +61,7 @@ def _mean(node: ir.Node) -> None:
         return
     pool = ir.node("GlobalAveragePool", [x])
     keepdims = node.attributes.get_int("keepdims", 1)
-    _replace(node, *([pool] if keepdims else [pool, ir.node("Flatten", pool.outputs, {"axis": 1})]))
+    substitute(node, *([pool] if keepdims else [pool, ir.node("Flatten", pool.outputs, {"axis": 1})]))
 
 
 def _split(node: ir.Node) -> None:
@@ -92,17 +92,17 @@ _RULES = {"CastLike": _cast, "Reshape": _reshape, "ReduceMean": _mean, "SplitToS
 
 
 def _integers(value: ir.Value | None) -> tuple[int, ...]:
-    """The integers of a Constant, through any Reshape; empty if it is something else."""
-    node = value.producer() if value is not None else None
-    if node is None or node.op_type not in ("Constant", "Reshape"):
+    """The integers of a constant, through any Reshape; empty if it is something else."""
+    if value is None:
         return ()
-    if node.op_type == "Reshape":
+    node = value.producer()
+    if node is not None and node.op_type == "Reshape":
         return _integers(node.inputs[0])
-    tensor = ir.convenience.get_const_tensor(node.outputs[0])
+    tensor = ir.convenience.get_const_tensor(value)
     return () if tensor is None else tuple(int(i) for i in tensor.numpy().reshape(-1))
 
 
-def _replace(node: ir.Node, *made: ir.Node) -> None:
+def substitute(node: ir.Node, *made: ir.Node) -> None:
     """Put `made` in the place of `node`; the last one gives its output."""
     for one in made:
         one.metadata_props.update(node.metadata_props)

@@ -7,6 +7,11 @@ from halfeven.draft import Draft, Progress, Samples
 from halfeven.errors import BadOption
 from halfeven.graph.plan import Plan
 
+UNCORRECTED = (
+    "biases are as in the model: the plan does not say whether it was made without data, where they are corrected for "
+    "rounded weights; to have that, quantize without --plan"
+)
+
 
 @dataclass(frozen=True)
 class FollowPlan:
@@ -14,6 +19,8 @@ class FollowPlan:
 
     name: ClassVar[str] = "follow plan"
     plan: Plan
+    uncorrected: bool = False
+    """Whether a run without a plan would now correct biases (steps/correct.py)."""
 
     def __call__(self, draft: Draft, data: Samples, progress: Progress) -> Draft:
         """The draft with the plan.
@@ -29,4 +36,5 @@ class FollowPlan:
                 raise BadOption(
                     f"--plan: the model has no {site}. The plan is of another model or another version of it."
                 )
-        return replace(draft, plan=self.plan)
+        followed = replace(draft, plan=self.plan)
+        return followed.noting(UNCORRECTED) if self.uncorrected and not self.plan.scaling else followed

@@ -8,7 +8,7 @@ one group (union-find over values), so that a scale is solved once for all of th
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -19,7 +19,7 @@ from halfeven.graph import ops
 from halfeven.graph.plan import Plan, Quantizer, Role, Site
 from halfeven.numerics.grid import IntGrid
 from halfeven.numerics.quantize import fake_quantize, params_of
-from halfeven.numerics.scheme import PER_TENSOR, QParams, Scheme, per_channel
+from halfeven.numerics.scheme import PER_TENSOR, QParams, Scheme, ZeroRule, per_channel
 from halfeven.run.ort import HUGE
 from halfeven.stats.distance import sqnr_db
 from halfeven.steps.regions import Unit, choose, make_units
@@ -27,6 +27,7 @@ from halfeven.steps.weights import Mode, Packing, place_weights
 from halfeven.steps.widths import in_widths, refuse_idle
 from halfeven.targets.target import OpRule, Target
 
+K = TypeVar("K")
 TABLE_ROWS = 4096
 TABLE_SQNR = 30.0
 HALF_LARGEST = 65504.0
@@ -227,11 +228,14 @@ class _Placer:
         ids: dict[object, int] = {}
         for site, quantizer in self.activations.items():
             group = ids.setdefault(self._root(site.value), len(ids))
-            groups.setdefault(group, quantizer)
+            _put(groups, group, quantizer)
             sites[site] = group
         for root, (scale, zero) in self._fixed().items():
-            pinned = QParams(groups[ids[root]].scheme, np.array([scale], np.float32), np.array([zero], np.int32))
-            groups[ids[root]] = replace(groups[ids[root]], params=pinned)
+            scheme = groups[ids[root]].scheme
+            if zero:
+                scheme = replace(scheme, zero_point=ZeroRule.FREE)
+            pinned = QParams(scheme, np.array([scale], np.float32), np.array([zero], np.int32))
+            groups[ids[root]] = replace(groups[ids[root]], scheme=scheme, params=pinned)
         for site, quantizer in self.constants.items():
             key = site if quantizer.role == "bias" else (site.value, quantizer.scheme)
             group = ids.setdefault(key, len(ids))
@@ -279,7 +283,8 @@ class _Placer:
             assert value is not None
             assert value.name is not None
             site = Site(value.name) if self._makes_codes(value) else Site(value.name, name, port)
-            self.activations.setdefault(site, self._quantizer(rule.data, f"input of {node.op_type} '{name}'"))
+            scheme = rule.second if port == 1 and rule.second is not None else rule.data
+            _put(self.activations, site, self._quantizer(scheme, f"input of {node.op_type} '{name}'"))
             if rule.output == "as_input":
                 for output in node.outputs[:1] if node.op_type == "MaxPool" else node.outputs:
                     self.parent[self._root(output.name or "")] = self._root(value.name)
@@ -318,6 +323,13 @@ class _Placer:
             if value.name and self._makes_codes(value) and (value.uses() or value.is_graph_output()):
                 reason = f"output of {unit.head.op_type} '{unit.head.name}'"
                 self.activations.setdefault(Site(value.name), self._quantizer(unit.rule.data, reason))
+
+
+def _put(found: dict[K, Quantizer], key: K, quantizer: Quantizer) -> None:
+    """Put a quantizer where there is none, or one whose zero point is free though a reader needs it at 0."""
+    held = found.get(key)
+    if held is None or (quantizer.scheme.symmetric and not held.scheme.symmetric):
+        found[key] = quantizer
 
 
 def _operand(node: ir.Node, port: int) -> bool:

@@ -104,6 +104,10 @@ def _rule(node: ir.Node, target: Target) -> tuple[OpRule | None, str]:
     rule = target.rule(op)
     if rule is None:
         return None, f"{target.name} has no integer kernel for {op}"
+    if op in ops.COMPUTE_OPS and ops.weight_port(node) is None:
+        rule = target.product(op) if len(ops.data_ports(node)) == 2 else None
+        if rule is None:
+            return None, f"{op} multiplies two activations: {target.name} gains nothing from it in integers"
     for name, allowed in rule.where.items():
         if (found := ops.attribute(node, name, 0) or None) not in allowed:
             wanted = f"without {name}" if allowed[0] is None else f"with {name} = {allowed[0]}"
@@ -120,9 +124,7 @@ def _fits(node: ir.Node, rule: OpRule, target: Target) -> tuple[OpRule | None, s
     if op == "Gather" and rule.weight is None:
         if ops.weight_port(node) is not None:
             return None, f"{target.name} looks rows up in tables of floats"
-    elif op in ops.TRAITS:
-        if ops.weight_port(node) is None:
-            return None, f"{op} multiplies two activations: {target.name} gains nothing from it in integers"
+    elif op in ops.TRAITS and rule.second is None:
         if op == "MatMul" and ops.weight_port(node) == 0:
             return None, "the constant is on the left of MatMul, where the runtime fuses no per-channel weight"
         if op == "Gemm" and (why := _odd_gemm(node)):

@@ -1,9 +1,11 @@
 """Hardware, as tables."""
 
 from halfeven.errors import BadOption
+from halfeven.targets.executorch import EXECUTORCH
 from halfeven.targets.horizon import HORIZON, HORIZON_BEFORE_3_0_31, HORIZON_INT16
 from halfeven.targets.integer import INTEGER
 from halfeven.targets.litert import LITERT, LITERT_INT16
+from halfeven.targets.mnn import MNN
 from halfeven.targets.ncnn import NCNN, NCNN_X86
 from halfeven.targets.onnxruntime import ONNXRUNTIME, ONNXRUNTIME_ARM
 from halfeven.targets.openvino import OPENVINO
@@ -13,7 +15,7 @@ from halfeven.targets.vitis import VITIS_DPU
 
 _ALL = (
     *(ONNXRUNTIME, ONNXRUNTIME_ARM, OPENVINO, TENSORRT, INTEGER, NCNN, NCNN_X86),
-    *(LITERT, LITERT_INT16, HORIZON, HORIZON_BEFORE_3_0_31, HORIZON_INT16, VITIS_DPU),
+    *(LITERT, LITERT_INT16, EXECUTORCH, MNN, HORIZON, HORIZON_BEFORE_3_0_31, HORIZON_INT16, VITIS_DPU),
 )
 TARGETS: dict[str, Target] = {t.name: t for t in _ALL}
 

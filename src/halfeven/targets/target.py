@@ -15,6 +15,8 @@ A rule's `where` names the values that an attribute may have, the usual one firs
 A rule with `residual` quantizes of two summands only the skip: what a layer makes for the sum alone stays float, as
 the kernel adds the other summand while it still holds its accumulator.
 A rule's `fixed` is the one scale and zero point that the kernel gives its output; data do not change them.
+A rule with a scheme for the `second` operand is about products of two activations; the operator's other row about
+those by weights.
 """
 
 from collections.abc import Mapping
@@ -42,6 +44,7 @@ class OpRule:
     constants: bool = True
     residual: bool = False
     fixed: tuple[float, int] | None = None
+    second: Scheme | None = None
 
 
 @dataclass(frozen=True)
@@ -95,5 +98,9 @@ class Target:
     """Schemes of codes, besides the rules', that the runtime runs too, though placement does not choose them."""
 
     def rule(self, op: str) -> OpRule | None:
-        """The row of an operator."""
-        return next((rule for rule in self.rules if op in rule.ops), None)
+        """The row of an operator, by weights where it multiplies."""
+        return next((rule for rule in self.rules if op in rule.ops and rule.second is None), None)
+
+    def product(self, op: str) -> OpRule | None:
+        """The row of an operator that multiplies two activations."""
+        return next((rule for rule in self.rules if op in rule.ops and rule.second is not None), None)

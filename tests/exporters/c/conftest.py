@@ -1,7 +1,5 @@
 """A C compiler, drafts of small networks for the `integer` target, and what a written C file computes."""
 
-import os
-import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,6 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from halfeven.draft import Draft
+from halfeven.errors import BadOption
 from halfeven.exporters.c.build import build as build_program
 from halfeven.exporters.c.program import own_name
 from halfeven.exporters.c.write import input_shapes, write_c
@@ -21,12 +20,12 @@ from halfeven.graph.lower import lower
 from halfeven.graph.network import Network
 from halfeven.graph.plan import Quantizer, Site
 from halfeven.numerics.scheme import Scheme, per_channel
+from halfeven.run.c_program import compiler
 from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import machine_named
 from halfeven.targets import TARGETS
 from halfeven.targets.integer import ACT, WEIGHT
 
-COMPILER = next((found for name in (os.environ.get("CC"), "cc", "gcc") if name and (found := shutil.which(name))), "")
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wshadow", "-Wconversion", "-Wundef"]
 NONE: dict[Site, str] = {}
 DRIVER = """
@@ -45,8 +44,9 @@ int main(void)
 
 
 def _compiled(folder: Path, sources: Sequence[str], program: str, command: Sequence[str] = ()) -> Path:
-    host = [COMPILER, *(command[1:] if command else ["-O1"])]
-    words = [*(host if not command or command[0] == "cc" else command), *STRICT, *sources, "-o", program]
+    own = not command or command[0] == "cc"
+    start = [*compiler(), *(command[1:] if command else ["-O1"])] if own else command
+    words = [*start, *STRICT, *sources, "-o", program]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     return folder / program
@@ -55,8 +55,10 @@ def _compiled(folder: Path, sources: Sequence[str], program: str, command: Seque
 @pytest.fixture(scope="session")
 def compiled() -> Callable[..., Path]:
     """`compiled(folder, sources, program, command=host)`: built as strict C99 without one warning."""
-    if not COMPILER:
-        pytest.skip("no C compiler found: set CC")
+    try:
+        compiler()
+    except BadOption as error:
+        pytest.skip(str(error))
     return _compiled
 
 

@@ -31,6 +31,8 @@ FUSED: Mapping[tuple[float, float], int] = {
     (-1.0, 1.0): RELU_N1_TO_1,
     (0.0, 6.0): RELU6,
 }
+ALONE: Mapping[tuple[float, float], str] = {(0.0, np.inf): "RELU", (0.0, 6.0): "RELU6"}
+"""Clamps that are operators of their own in every runtime; the others are MAXIMUM and MINIMUM."""
 UNBOUNDED = (-np.inf, np.inf)
 
 
@@ -59,6 +61,8 @@ class Builder:
     columns: dict[str, npt.NDArray[np.intp]] = field(default_factory=dict)
     """Of a flattened value that lies in another order: which ONNX column each of its columns is."""
     transposes: list[str] = field(default_factory=list)
+    shifted: list[str] = field(default_factory=list)
+    """Products of two activations whose second operand has codes around another zero point than 0."""
     names: set[str] = field(default_factory=set)
     readers: Mapping[str, Sequence[Op]] = field(default_factory=dict)
     where: str = ""
@@ -248,10 +252,13 @@ class Builder:
         self.clamp(free, output, order, bounds)
 
     def clamp(self, source: int, output: Tensor, order: Order, bounds: tuple[float, float]) -> None:
-        """The value of `source` between two bounds, as the value of `output`; both have one scale."""
-        if bounds in FUSED:
-            code = {RELU: "RELU", RELU_N1_TO_1: "RELU_N1_TO_1", RELU6: "RELU6"}[FUSED[bounds]]
-            self.emit(code, [source], [self.output(output, order)])
+        """The value of `source` between two bounds, as the value of `output`.
+
+        Both have one scale, as RELU6 in TensorFlow Lite Micro limits the input's codes and does not look at the
+        output's. RELU_N1_TO_1 is no operator of Micro's, and fails on 16-bit codes in LiteRT.
+        """
+        if bounds in ALONE:
+            self.emit(ALONE[bounds], [source], [self.output(output, order)])
             return
         steps = [(c, b) for c, b in (("MAXIMUM", bounds[0]), ("MINIMUM", bounds[1])) if np.isfinite(b)]
         for number, (code, bound) in enumerate(steps):

@@ -1,7 +1,7 @@
 """Element-wise operators and activations, in whatever order their operands lie.
 
     Add, Sub, Mul, Div, Max, Min, Pow, ...     ADD, SUB, ...; Div by a constant of codes is MUL by its inverse
-    Relu, Clip                                 RELU, RELU6, RELU_N1_TO_1, else MAXIMUM and MINIMUM
+    Relu, Clip                                 RELU, RELU6, else MAXIMUM and MINIMUM; fused RELU_N1_TO_1, too
     LeakyRelu, PRelu, HardSwish, Gelu          LEAKY_RELU, PRELU, HARD_SWISH, GELU
     HardSigmoid                                MUL by alpha, which on codes changes the scale only; ADD of beta, clamped
     Sigmoid, Tanh, Softmax, LogSoftmax         LOGISTIC, TANH, SOFTMAX along the last axis, LOG_SOFTMAX

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from halfeven.exporters.litert.builder import NONE, Builder
 from halfeven.exporters.litert.flatbuffer import FileTensor
-from halfeven.exporters.litert.layout import Order, channels_last, plain
+from halfeven.exporters.litert.layout import Order, channels_last, plain, still
 from halfeven.exporters.litert.windows import VALID, FixedLengthError, close_window, ints, refuse, taller, text, window
 from halfeven.graph.network import Op, Tensor
 
@@ -207,14 +207,30 @@ def _batch_matmul(b: Builder, op: Op, x: Tensor, y: Tensor) -> None:
     if min(b.dims(t).rank for t in (x, y)) < 2 or rank > 5:
         raise refuse(op, "LiteRT's BATCH_MATMUL takes operands of two to five dimensions.")
     wires, flags = [], []
-    for tensor in (x, y):
-        here, wire = plain(rank), None if tensor.constant is not None else b.wires[tensor.name]
-        swapped = (*here[:-2], here[-1], here[-2])
-        turned = wire is not None and len(wire.order) == rank and wire.order == swapped
-        wires.append(b.operand(tensor, swapped if turned else here))
+    for port, tensor in enumerate((x, y)):
+        turned = _turned(b, tensor, rank, moved=port == 1 and tensor.coded)
+        wires.append(b.operand(tensor, _swapped(rank) if turned else plain(rank)))
         flags.append(turned)
     indices = [w.index for w in wires]
     if indices and not x.coded:
         indices = [dequantized(b, i) if b.tensors[i].scale is not None else i for i in indices]
+    if y.params is not None and y.params.zero_point.any() and x.coded:
+        b.shifted.append(b.where)
     fields = {"adjX": flags[0], "adjY": flags[1]}
     b.close(op, "BATCH_MATMUL", indices, plain(rank), "BatchMatMulOptions", **fields)
+
+
+def _swapped(rank: int) -> Order:
+    """The last two axes change places."""
+    return (*range(rank - 2), rank - 1, rank - 2)
+
+
+def _turned(b: Builder, tensor: Tensor, rank: int, *, moved: bool) -> bool:
+    """Whether an operand is read with its last two axes swapped: it lies so, or, if `moved`, is transposed anyway.
+
+    Codes whose sums run along the last axis are what XNNPACK packs fastest, in half the time.
+    """
+    if tensor.constant is not None or b.dims(tensor).rank < rank:
+        return False
+    wire = b.wires[tensor.name]
+    return wire.order == _swapped(rank) or (moved and not still(wire.dims, wire.order, plain(rank)))

@@ -265,6 +265,12 @@ def _notes(b: Builder, network: Network, settling: Settling, axes: Mapping[str, 
         said.append(f"{layers} with int8 weights quantize what they read as it comes (hybrid kernels)")
     for name, reason in list(settling.floats.items())[:20]:
         said.append(f"'{name}' runs in real numbers: {reason}")
+    if b.shifted:
+        first = ", ".join(b.shifted[:3])
+        said.append(
+            f"XNNPACK leaves {counted(len(b.shifted), 'product')} of two activations to LiteRT's own kernels, which "
+            f"take ten times as long and more, as the second operand's zero point is not 0: {first}"
+        )
     if b.transposes:
         first = ", ".join(dict.fromkeys(b.transposes))
         said.append(f"{counted(len(b.transposes), 'transpose')}: for {first}")

@@ -5,7 +5,7 @@
     vitis-fix     scale = 2**-fix; an entry without fix position stays float
     ncnn-table    scale = f32(1 / text), codes -127..127; layers by the names of their nodes
 
-The formats are described where they are written: `exporters.tables.ppq`, `mnn`, `vitis`, `exporters.ncnn_table`.
+The formats are described where they are written: `exporters.tables.ppq`, `vitis`, `exporters.mnn.table`, `ncnn_table`.
 """
 
 from collections.abc import Sequence

@@ -89,6 +89,12 @@ def coded_bias(port: int = 2) -> Condition:
     return holds
 
 
+def no_real_bias(op: Op, _: Network) -> bool:
+    """The bias is left out or codes."""
+    bias = operand(op, 2)
+    return bias is None or bias.coded
+
+
 def attribute(name: str, default: Any, allowed: Collection[Any]) -> Condition:
     """An attribute has one of these values."""
     return lambda op, _: op.attributes.get(name, default) in allowed

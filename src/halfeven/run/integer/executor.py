@@ -12,9 +12,12 @@ are computed by this machine's ONNX Runtime, whose float sums another instructio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from halfeven.draft import Batch
 from halfeven.errors import BadCalibration, BadOption
 from halfeven.graph.network import Network, Op, Tensor
+from halfeven.numerics.grid import IntGrid
 from halfeven.run.integer.borders import Through, ToCodes, ToReal, half_even_codes, to_codes, to_real
 from halfeven.run.integer.machine import Array, Kernel, Machine, constant_codes
 from halfeven.run.integer.partition import Partition
@@ -32,12 +35,19 @@ class IntegerExecutor:
     machine: Machine
     threads: int = 0
     _plans: dict[frozenset[str], list[tuple[Step, list[str]]]] = field(default_factory=dict, repr=False)
+    _turned: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.machine.prepare is not None:
+            given = {t.name: t for op in self.network.ops for t in op.outputs if t.coded}
             self.network = self.machine.prepare(self.network)
+            made = (t for op in self.network.ops for t in op.outputs if t.coded and t.name in given)
+            self._turned = {t.name: given[t.name] for t in made if _grid(t) != _grid(given[t.name])}
         self._kernels = [self.machine.kernel(op, self.network) or self._border(op) for op in self.network.ops]
         self._constants = _constants(self.network)
+        pairs = zip(self.network.ops, self._kernels, strict=True)
+        from_real = [op for op, kernel in pairs if kernel is None or op.kind == "QuantizeLinear"]
+        self._shaped = frozenset(t.name for t in (*self.network.inputs, *(t for op in from_real for t in op.outputs)))
 
     def _border(self, op: Op) -> Kernel | None:
         """What makes or changes codes where the machine has no rule for it, as for a type that it does not know."""
@@ -56,9 +66,9 @@ class IntegerExecutor:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What can be watched, by name."""
+        """What can be watched, by name, with the codes that the network was given with."""
         made = [*self.network.inputs, *(t for op in self.network.ops for t in op.outputs)]
-        return {t.name: t for t in made if t.name}
+        return {t.name: self._turned.get(t.name, t) for t in made if t.name}
 
     def __call__(self, feeds: Batch, watch: Collection[str] = ()) -> Batch:
         """Run once: outputs by name, and what is watched.
@@ -84,11 +94,17 @@ class IntegerExecutor:
         return {name: self._shown(name, values[name]) for name in wanted}
 
     def _shown(self, name: str, array: Array) -> Array:
-        """Codes of what a kernel left real for the next one, as that is part of it."""
+        """Codes of what a kernel left real for the next one, as that is part of it; of what was turned, those given."""
         tensor = self.tensors.get(name)
-        if tensor is None or not tensor.coded or array.dtype.kind != "f":
+        if tensor is None or not tensor.coded:
             return array
-        return to_codes(tensor, array, self.machine.quantizer or half_even_codes)
+        if array.dtype.kind == "f":
+            return to_codes(tensor, array, self.machine.quantizer or half_even_codes)
+        if name not in self._turned:
+            return array
+        assert tensor.params is not None
+        low = tensor.params.scheme.grid.low
+        return (array.astype(np.int32) + low).astype(tensor.params.scheme.grid.dtype)
 
     def _plan(self, watched: frozenset[str]) -> list[tuple[Step, list[str]]]:
         """The steps in order, each with the tensors that nobody reads after it; real tensors watched are outputs."""
@@ -130,7 +146,7 @@ class IntegerExecutor:
         """A region gives what others read, and codes; more outputs would keep the runtime from fusing operators."""
         ops = [self.network.ops[i] for i in part]
         wanted = [t for op in ops for t in op.outputs if t.name and (t.coded or t.name in elsewhere)]
-        region = Region(ops, wanted, self.network.opset, self.threads)
+        region = Region(ops, wanted, self.network.opset, self.threads, self._shaped)
         quantizer = self.machine.quantizer or half_even_codes
 
         def step(values: dict[str, Array]) -> None:
@@ -146,6 +162,10 @@ class IntegerExecutor:
                     values[tensor.name] = found[tensor.name]
 
         return step
+
+
+def _grid(tensor: Tensor) -> IntGrid | None:
+    return None if tensor.params is None else tensor.params.scheme.grid
 
 
 def _constants(network: Network) -> Mapping[str, Array]:

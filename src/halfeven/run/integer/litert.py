@@ -8,6 +8,7 @@
                              (Micro: double_      single_rounding
                              rounding)
     BATCH_MATMUL             double_rounding      double_rounding           float32_half_even where zb = 0
+    the same of int16        int16x8              int16x8                   int16x8
     ADD                      double_rounding      in blocks                 fixed_half_up
     SUB                      double_rounding      double_rounding           fixed_half_up
     MUL                      double_rounding      in blocks                 float32_half_even, on Arm64 rndnu
@@ -24,7 +25,7 @@
 
 Multipliers are f64(sx) f64(sw) / f64(sy), XNNPACK's float32. XNNPACK leaves an operator whose ratio of scales is out of
 its reach to the optimized kernels. Names of rows are those of `Requant`, `Addition` and `numerics.profiles`; blocks are
-those of `litert_blocks`.
+those of `litert_blocks`. In a file read back a Gemm is FULLY_CONNECTED and a MatMul BATCH_MATMUL, by constants too.
 
 Sources: ai_edge_litert 2.3.0 and tflite-micro, measured on x86-64 with AVX512, and on Arm64 under qemu (Cortex-A76).
 """
@@ -35,7 +36,7 @@ import numpy as np
 
 from halfeven.graph.network import Network, Op
 from halfeven.numerics.elementwise import Addition
-from halfeven.numerics.grid import INT8, INT8_NARROW, IntGrid
+from halfeven.numerics.grid import INT8, INT8_NARROW, INT16, IntGrid
 from halfeven.numerics.litert import Kernels, product_multiplier
 from halfeven.numerics.requant import Requant
 from halfeven.run.integer.borders import ToReal
@@ -92,6 +93,7 @@ MOVES = (
     *("Gather", "Tile", "Identity", "ReduceMax", "ReduceMin", "GlobalMaxPool", "DepthToSpace", "SpaceToDepth"),
 )
 BOTH = (all_of(INT8), one_scale(0, 1), coded_output)
+SIXTEEN = (all_of(INT16), one_scale(0, 1), coded_output)
 ONE = (types((INT8,)), one_scale(0), coded_output)
 
 
@@ -161,15 +163,11 @@ def plain(op: Op, _: Network) -> bool:
 def _layers(f: Flavours) -> tuple[Rule, ...]:
     return (
         Rule(("Conv",), Clamped(f.layer, f.kernels), (*LAYERS, spatial(2))),
-        Rule(("Gemm", "MatMul"), Clamped(f.dense, f.kernels), (*LAYERS, lambda op, _: _constant(op))),
+        Rule(("Gemm",), Clamped(f.dense, f.kernels), LAYERS),
         Rule(("MatMul",), MatrixProduct(Requant.DOUBLE_ROUNDING, product_multiplier), (*BOTH, plain)),
+        Rule(("MatMul",), MatrixProduct(Requant.INT16X8), (*SIXTEEN, plain)),
         Rule(("ConvTranspose",), Transposed(f.layer.requant), (*LAYERS, plain)),
     )
-
-
-def _constant(op: Op) -> bool:
-    weight = op.inputs[1]
-    return weight is not None and weight.constant is not None and len(weight.constant.shape) == 2
 
 
 def _shared(f: Flavours) -> tuple[Rule, ...]:
@@ -188,7 +186,7 @@ def _shared(f: Flavours) -> tuple[Rule, ...]:
         Rule(("Pad",), Padded(), (*ONE, scales_stay, attribute("mode", "constant", ("constant", b"constant")))),
         Rule(("Max", "Min"), Extreme(), (*BOTH, same_params)),
         Rule(("Concat",), Joined(), (all_of(INT8), same_params)),
-        Rule(MOVES, Moved(), (same_params, types((INT8,)))),
+        Rule(MOVES, Moved(), (same_params, types((INT8,), (INT16,)))),
     )
 
 
@@ -236,7 +234,7 @@ FLOAT_LAYER = Layer(Requant.FLOAT32_HALF_EVEN, SINGLE)
 Q8_8 = ratio(2.0**-8, 2.0**7 + 1e-9, 0)
 XNNPACK = (
     Rule(("Conv",), Clamped(FLOAT_LAYER, Kernels.XNNPACK), (*LAYERS, spatial(2))),
-    Rule(("Gemm", "MatMul"), Clamped(FLOAT_LAYER, Kernels.XNNPACK), (*LAYERS, lambda op, _: _constant(op))),
+    Rule(("Gemm",), Clamped(FLOAT_LAYER, Kernels.XNNPACK), LAYERS),
     Rule(
         ("MatMul",),
         MatrixProduct(Requant.FLOAT32_HALF_EVEN, SINGLE),
@@ -294,11 +292,7 @@ _RUY = Requant.SINGLE_ROUNDING
 _ON_ARM64 = replace(OPTIMIZED, layer=Layer(_RUY, DOUBLE), dense=Layer(_RUY, product_multiplier), softmax=SOFTMAX_16)
 _ARM64 = _optimized(_ON_ARM64, fused=True)
 _MICRO = (
-    Rule(
-        ("Gemm", "MatMul"),
-        Clamped(REFERENCE.layer, Kernels.REFERENCE),
-        (*LAYERS, lambda op, _: _constant(op)),
-    ),
+    Rule(("Gemm",), Clamped(REFERENCE.layer, Kernels.REFERENCE), LAYERS),
     Rule(("MatMul",), MatrixProduct(Requant.DOUBLE_ROUNDING), (*BOTH, plain)),
     Rule(("Mul",), Clamped(WiderProduct(), Kernels.REFERENCE), BOTH),
     Rule(("LeakyRelu",), Sloped(Requant.DOUBLE_ROUNDING, wide=True), (*ONE, plain)),

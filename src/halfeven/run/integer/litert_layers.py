@@ -84,9 +84,10 @@ class MatrixProduct:
         """The product."""
         in_a, in_b, out = affine(op, 0), affine(op, 1), output(op, Kernels.REFERENCE)
         dtype, m = code_type(op.outputs[0]), self.multiplier(in_a.scale, in_b.scale, out.affine.scale)
+        bits = 64 if self.flavour is Requant.INT16X8 else 32
 
         def run(arrays: Arrays) -> tuple[Array, ...]:
-            acc = matmul(given(arrays, 0), given(arrays, 1), in_a.zero_point, in_b.zero_point)
+            acc = matmul(given(arrays, 0), given(arrays, 1), in_a.zero_point, in_b.zero_point, accumulator_bits=bits)
             codes = requantize(acc, m, out.affine.zero_point, out.low, out.high, self.flavour)
             return (codes.astype(dtype),)
 

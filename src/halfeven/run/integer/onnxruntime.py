@@ -12,8 +12,9 @@
     Softmax, Concat                  `numerics.softmax`; by real numbers where parameters differ
     MaxPool, Resize, Reshape, ...    on codes, where parameters stay
 
-On x86 only uint8 activations are fused (int8 if the session says `session.qdqisint8allowed`), on Arm both. A Relu or
-Clip that codes do not make idle keeps its layer real. Everything else is real.
+On x86 Conv and MatMul are fused with uint8 activations only (int8 if the session says `session.qdqisint8allowed`), all
+else and on Arm with both; there many an int8 tensor becomes uint8 first: `onnxruntime_graph`. A Relu or Clip that codes
+do not make idle keeps its layer real. Everything else is real.
 
 Sources: onnxruntime/core/optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc; numerics as measured on 1.31.1.
 """
@@ -30,6 +31,7 @@ from halfeven.run.integer.conditions import (
     coded_bias,
     coded_output,
     idle_clamp,
+    no_real_bias,
     one_scale,
     real_output,
     same_params,
@@ -40,6 +42,7 @@ from halfeven.run.integer.conditions import (
 from halfeven.run.integer.explicit import KINDS, Explicit
 from halfeven.run.integer.layers import Layer
 from halfeven.run.integer.machine import Machine, Rule
+from halfeven.run.integer.onnxruntime_graph import with_coded_constants, with_unsigned_pairs
 from halfeven.run.integer.pointwise import GlobalMean, Joined, Moved, Product, Softmax, Sum, Table, WindowMean
 
 BORDERS = (
@@ -54,17 +57,16 @@ SIGNED = ((INT8, INT8),)
 
 
 def _rules(layer: Layer, add: Addition, mul: Requant, softmax: Softmax, signed: bool) -> tuple[Rule, ...]:
-    """The kernels, for unsigned activations and, if `signed`, for signed ones."""
-    rows = UNSIGNED + SIGNED * signed
-    grids = (UINT8, INT8) if signed else (UINT8,)
-    both = (all_of(*grids), one_scale(0, 1), coded_output, idle_clamp)
+    """The kernels; of Conv and MatMul those for signed activations too, if `signed`."""
+    rows, gemm = UNSIGNED + SIGNED * signed, UNSIGNED + SIGNED
+    both = (all_of(UINT8, INT8), one_scale(0, 1), coded_output, idle_clamp)
     return (
         *BORDERS,
         Rule(("Conv",), layer, (types(*rows), coded_output, idle_clamp, coded_bias(), one_scale(0), spatial(1, 2, 3))),
         Rule(("MatMul",), layer, (types(*rows), coded_output, idle_clamp, one_scale(0))),
         Rule(("MatMul",), layer, (types(*rows), real_output, one_scale(0))),
-        Rule(("Gemm",), layer, (types(*rows), coded_output, idle_clamp, coded_bias(), one_scale(0), whole_gemm)),
-        Rule(("Gemm",), layer, (types(*rows), real_output, coded_bias(), one_scale(0), whole_gemm)),
+        Rule(("Gemm",), layer, (types(*gemm), coded_output, idle_clamp, coded_bias(), one_scale(0), whole_gemm)),
+        Rule(("Gemm",), layer, (types(*gemm), real_output, no_real_bias, one_scale(0), whole_gemm)),
         Rule(("Add",), Sum(add), both),
         Rule(("Mul",), Product(mul), both),
         Rule(("GlobalAveragePool",), GlobalMean(), both),
@@ -88,23 +90,32 @@ def _x86(layer: Layer, signed: bool) -> tuple[Rule, ...]:
 
 
 X86_VNNI = Machine(
-    "onnxruntime@x86-vnni", _SOURCE + "x86-64 with AVX512-VNNI or AVX-VNNI", _BESIDE, _x86(Layer(), False)
+    "onnxruntime@x86-vnni",
+    _SOURCE + "x86-64 with AVX512-VNNI or AVX-VNNI",
+    _BESIDE,
+    _x86(Layer(), False),
+    prepare=with_unsigned_pairs,
 )
 X86_AVX2 = Machine(
     "onnxruntime@x86-avx2",
     _SOURCE + "x86-64 with AVX2, without VNNI",
     _QEMU + "(Haswell)",
     _x86(Layer(pairs=True), False),
+    prepare=with_unsigned_pairs,
 )
 ARM64 = Machine(
     "onnxruntime@arm64",
     _SOURCE + "Arm64 with NEON",
-    _QEMU + "(Cortex-A76)",
+    _QEMU + "(Cortex-A76), but where depthwise weights of -128 lie side by side",
     _rules(Layer(), Addition.FIXED_HALF_AWAY, Requant.FLOAT32_FUSED, Softmax(ARM_OVERFLOW), signed=True),
+    prepare=with_coded_constants,
 )
-X86_VNNI_INT8 = replace(
-    X86_VNNI, name="onnxruntime@x86-vnni+int8", source=X86_VNNI.source + _INT8, rules=_x86(Layer(), True)
-)
-X86_AVX2_INT8 = replace(
-    X86_AVX2, name="onnxruntime@x86-avx2+int8", source=X86_AVX2.source + _INT8, rules=_x86(Layer(pairs=True), True)
-)
+
+
+def _int8(machine: Machine, layer: Layer) -> Machine:
+    rules, source = _x86(layer, True), machine.source + _INT8
+    return replace(machine, name=f"{machine.name}+int8", source=source, rules=rules, prepare=with_coded_constants)
+
+
+X86_VNNI_INT8 = _int8(X86_VNNI, Layer())
+X86_AVX2_INT8 = _int8(X86_AVX2, Layer(pairs=True))

@@ -212,7 +212,7 @@ OPENVINO_CPU = Machine(
     "openvino@cpu",
     "OpenVINO 2026.4 on x86-64 with VNNI or AMX, INFERENCE_PRECISION_HINT=f32",
     "run beside the runtime, one code in 10 million of convolutions differs, of random products and real numbers none, "
-    "one in 100,000 of sums, and of networks those behind functions that OpenVINO rounds otherwise, such as Softmax",
+    "three in 100,000 of sums, and of networks those behind functions that OpenVINO rounds otherwise, such as Softmax",
     (
         Rule(("QuantizeLinear",), ToCodes(fixed_codes), (lambda op, _: len(op.inputs) == 1, fixed_shapes)),
         Rule(("QuantizeLinear",), ToCodes(open_codes), (lambda op, _: len(op.inputs) == 1,)),

@@ -3,13 +3,13 @@
 A region's model has the operators' own nodes, with what they read from outside as inputs: real numbers, those of codes
 among them (`real_of`), since a device dequantizes there. Constants that are codes stay codes behind a DequantizeLinear,
 as they are in the device's file, so that the runtime may do with them what it does there; but of a product whose data
-are codes they are real, as the runtime makes MatMulNBits (with data rounded to int8) only of data without. Shapes of
-what comes from codes are not told: behind its integer kernels the runtime has lost them too, and chooses float kernels
-accordingly. A clamp between an operator and its codes is a Relu or Clip. The model is made on the first call, when the
-types of what is fed are known.
+are codes they are real inputs, as the runtime makes MatMulNBits (with data rounded to int8) only of data without, and
+packs only what is constant, which what a DequantizeLinear makes is not. Shapes of what integer kernels make are not
+told: behind them the runtime has lost them too, and chooses float kernels accordingly. A clamp between an
+operator and its codes is a Relu or Clip. The model is made on the first call, when the types of what is fed are known.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -36,13 +36,18 @@ def real_of(name: str) -> str:
 
 @dataclass
 class Region:
-    """Operators in order, connected by real numbers. `wanted`: tensors of them that others read."""
+    """Operators in order, connected by real numbers. `wanted`: tensors of them that others read.
+
+    `shaped`: names of codes whose shapes are told.
+    """
 
     ops: Sequence[Op]
     wanted: Sequence[Tensor]
     opset: int
     threads: int = 0
+    shaped: Collection[str] = ()
     _session: list[OrtExecutor] = field(default_factory=list)
+    _weights: dict[str, Array] = field(default_factory=dict)
 
     @cached_property
     def feeds(self) -> list[Tensor]:
@@ -60,13 +65,15 @@ class Region:
         fed = {_name(t): values[_name(t)] for t in self.feeds}
         if not self._session:
             self._session.append(OrtExecutor(ir.from_proto(self._model(fed)), threads=self.threads))
-        return dict(self._session[0](fed))
+        return dict(self._session[0]({**fed, **self._weights}))
 
     def _model(self, fed: Mapping[str, Array]) -> onnx.ModelProto:
         writer = _Writer(self.opset)
         for op in self.ops:
             writer.operator(op)
-        inputs = [_input(t, fed[_name(t)]) for t in self.feeds]
+        self._weights.update(writer.weights)
+        inputs = [_input(t, fed[_name(t)], not t.coded or t.name in self.shaped) for t in self.feeds]
+        inputs += [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, x.shape) for n, x in writer.weights.items()]
         outputs = [onnx.ValueInfoProto(name=_name(t)) for t in self.wanted]
         graph = helper.make_graph(writer.nodes, "region", inputs, outputs, list(writer.constants.values()))
         owner = next((op.node.graph for op in self.ops if op.node is not None and op.node.graph is not None), None)
@@ -83,6 +90,7 @@ class _Writer:
     opset: int
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    weights: dict[str, Array] = field(default_factory=dict)
     real: set[str] = field(default_factory=set)
 
     def operator(self, op: Op) -> None:
@@ -95,7 +103,7 @@ class _Writer:
                 if product and tensor.params is not None and tensor.name not in self.real:
                     self.real.add(tensor.name)
                     codes = tensor.constant.numpy().astype(np.int32)
-                    self.array(real_of(tensor.name), dequantize(codes, tensor.params))
+                    self.weights[real_of(tensor.name)] = dequantize(codes, tensor.params)
                 else:
                     self.constant(tensor)
         names = ["" if t is None else _name(t) for t in op.inputs]
@@ -186,10 +194,10 @@ def _node(op: Op) -> onnx.NodeProto:
     return helper.make_node(op.kind, [], [], name=op.name, domain=op.domain, **op.attributes)
 
 
-def _input(tensor: Tensor, x: Array) -> onnx.ValueInfoProto:
-    """Real numbers with the axes that are known, which ONNX Runtime's optimiser compares; of codes the rank alone."""
+def _input(tensor: Tensor, x: Array, shaped: bool) -> onnx.ValueInfoProto:
+    """Real numbers with the axes that are known, which ONNX Runtime's optimiser compares; if not `shaped` the rank."""
     dims: list[int | str] = [f"{tensor.name}@{axis}" for axis in range(x.ndim)]
-    if not tensor.coded and tensor.shape is not None and len(tensor.shape) == x.ndim:
+    if shaped and tensor.shape is not None and len(tensor.shape) == x.ndim:
         dims = [known if known is not None else own for known, own in zip(tensor.shape, dims, strict=True)]
     return helper.make_tensor_value_info(_name(tensor), helper.np_dtype_to_tensor_dtype(x.dtype), dims)
 

@@ -1,0 +1,1 @@
+"""ExecuTorch programs (.pte) for its XNNPACK backend."""

@@ -1,0 +1,1 @@
+"""MNN: parameters for its converter, and models that it made."""

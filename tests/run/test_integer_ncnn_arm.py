@@ -1,0 +1,45 @@
+"""Promised: before a Relu and codes ncnn on Arm64 has the output's scale in its factors. The numbers are of one code that
+ncnn gave under qemu (Cortex-A76): a sum of -5646 became 28, where the factors one after the other give 27.49999.
+"""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from halfeven.graph.lower import lower
+from halfeven.graph.names import name_everything
+from halfeven.run.integer.executor import IntegerExecutor
+from halfeven.run.integer.machines import machine_named
+
+X, W, B, Y = (np.float32(v) for v in (0.10634129, 0.014378635, 28.914669, 0.7375162))
+
+
+def network(relu: bool) -> ir.Model:
+    """Codes of two channels, a Conv of one output whose sum for (44, 1) is -5646, codes."""
+    held = {"x_s": X, "w_s": np.array([W]), "y_s": Y, "z": np.int8(0), "zs": np.zeros(1, np.int8)}
+    held |= {"w_q": np.array([-127, -58], np.int8).reshape(1, 2, 1, 1), "b": np.array([B])}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x_q", "x_s", "z"], ["x"]),
+        helper.make_node("DequantizeLinear", ["w_q", "w_s", "zs"], ["w"], axis=0),
+        helper.make_node("Conv", ["x", "w", "b"], ["c"]),
+        *([helper.make_node("Relu", ["c"], ["r"])] if relu else []),
+        helper.make_node("QuantizeLinear", ["r" if relu else "c", "y_s", "z"], ["y_q"]),
+    ]
+    ports = [helper.make_tensor_value_info(n, TensorProto.INT8, [1, c, 1, 1]) for n, c in (("x_q", 2), ("y_q", 1))]
+    constants = [numpy_helper.from_array(np.asarray(x), n) for n, x in held.items()]
+    graph = helper.make_graph(nodes, "one sum", ports[:1], ports[1:], constants)
+    model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
+    name_everything(model)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("machine", "relu", "code"),
+    [("ncnn@arm64", True, 28), ("ncnn@arm64", False, 27), ("ncnn@x86", True, 27), ("ncnn@x86", False, 27)],
+)
+def test_a_relu_before_codes_folds_the_output_s_scale_on_arm_alone(machine: str, relu: bool, code: int) -> None:
+    executor = IntegerExecutor(lower(network(relu)), machine_named(machine), threads=1)
+    made = executor({"x_q": np.array([44, 1], np.int8).reshape(1, 2, 1, 1)})["y_q"]
+    assert [op.kind for op in executor.integer_ops] == ["Conv"]
+    assert made.ravel().tolist() == [code]

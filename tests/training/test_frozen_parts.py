@@ -1,0 +1,41 @@
+# ruff: noqa: E402
+"""Promised: what a module keeps out of training stays as it is: parameters without gradients, buffers, constants of
+forward; what it trains is trained, also behind a wrapper.
+"""
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+
+from halfeven import qat
+
+nn = torch.nn
+
+
+class Parts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.still, self.again = nn.Linear(4, 4), nn.Linear(4, 3)
+        self.still.requires_grad_(False)
+        self.register_buffer("table", torch.linspace(0.5, 2, 4))
+
+    def forward(self, x: Any) -> Any:
+        return self.again(torch.relu(self.still(x)) * self.table + torch.tensor([0.1, 0.2, 0.3, 0.4]))
+
+
+def test_what_the_module_does_not_train_stays_and_is_counted() -> None:
+    torch.manual_seed(0)
+    module, x = Parts(), torch.randn(16, 4)
+    network = qat.prepare(nn.DataParallel(module), x)
+    assert any("3 tensors of the module not trained, as in the module" in note for note in network.notes)
+    trained = {name for name, p in network.named_parameters() if p.requires_grad and "quantizers" not in name}
+    assert trained == {"again.weight", "again.bias"}
+    before = {name: tensor.clone() for name, tensor in network.weights().items()}
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    network.train()(x).square().mean().backward()
+    optimizer.step()
+    moved = {name for name, tensor in network.weights().items() if not torch.equal(tensor, before[name])}
+    assert moved == {"again.weight", "again.bias"}
