@@ -41,7 +41,7 @@ MODELS = {
     "ReduceMax": "h = ReduceMax <axes = [3]> (v)",
     "ReduceMin": "h = ReduceMin <axes = [3]> (v)",
     "AveragePool": "h = AveragePool <kernel_shape = [2, 2]> (v)",
-    "ReduceMean": "h = ReduceMean <axes = [3]> (v)",
+    "ReduceMean": "h = ReduceMean <axes = [2, 3]> (v)",
     "Concat": "h0 = Concat <axis = 3> (v, v)",
     "MaxPool": "h = MaxPool <kernel_shape = [2, 2]> (v)",
     "Pad": "h = Pad(v, pads)",

@@ -2,12 +2,16 @@
 
 Each channel of a tensor that `steps.expected` knows stands in the tensor's histogram with as many values, at evenly
 spaced probabilities of its clipped normal, and with both ends of mean +- n deviations (Nagel et al. 2019,
-arXiv:1906.04721, section 4.3, n = 6). All estimators then do what they do with data. The other tensors are observed on
-synthetic samples, as ever.
+arXiv:1906.04721, section 4.3, n = 6). All estimators then do what they do with data. What a float Softmax or Sigmoid
+makes reaches from 0 to 1: synthetic samples mask nothing, so that no position gets as much as it will. The other
+tensors are observed on synthetic samples, as ever.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import ClassVar
+
+import numpy as np
 
 from halfeven.draft import Draft, Progress, Samples
 from halfeven.stats.observation import Observation
@@ -17,6 +21,7 @@ from halfeven.steps.observe import watched
 from halfeven.wording import counted
 
 VALUES = 1 << 16
+EVERY_SHARE = np.linspace(0, 1, 1 << 12, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,25 @@ class Expect:
                 count = max(64, VALUES // len(known[name].mean))
                 x = known[name].sample(count, self.deviations)
                 found[name] = Observation().then(x, x.size)
-        if not found:
-            return draft.noting(
-                "no BatchNormalization was folded here, whose statistics could stand in for data: all ranges are of "
-                "synthetic samples"
-            )
+        trained, shares = len(found), _shares(draft, names)
+        found.update({name: Observation().then(EVERY_SHARE, EVERY_SHARE.size) for name in shares})
         rest = len(names) - len(found)
-        more = f"; {counted(rest, 'other')} are of synthetic samples" if rest else ""
-        note = f"the ranges of {counted(len(found), 'tensor')} are those that BatchNormalization was trained with{more}"
+        if trained:
+            note = f"the ranges of {counted(trained, 'tensor')} are those that BatchNormalization was trained with"
+        else:
+            note = "no BatchNormalization was folded here, whose statistics could stand in for data"
+        note += f"; {counted(len(shares), 'tensor')} of shares from 0 to 1" if shares else ""
+        if rest:
+            note += (
+                f"; {counted(rest, 'other')} are of synthetic samples"
+                if found
+                else ": all ranges are of synthetic samples"
+            )
         assumed = draft.assumed | found.keys()
         return replace(draft, stats={**draft.stats, **found}, assumed=assumed).noting(note)
+
+
+def _shares(draft: Draft, names: Collection[str]) -> list[str]:
+    """The values that a Softmax or Sigmoid makes."""
+    makers = {value.name: node.op_type for node in draft.model.graph for value in node.outputs}
+    return [name for name in names if makers.get(name) in ("Softmax", "Sigmoid")]
