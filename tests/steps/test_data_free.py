@@ -165,3 +165,21 @@ def test_a_plan_is_followed_without_data(data: dict[str, np.ndarray] | None) -> 
 def test_with_data_the_steps_stay_out() -> None:
     done = halfeven.quantize(network(), {"x": inputs(8)}, verify=False, prefer="size")
     assert not any("BatchNormalization" in note and "folded into" not in note for note in done.notes)
+
+
+def test_the_shares_of_a_float_softmax_reach_from_0_to_1_though_synthetic_masks_hide_nothing() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[1,16,8] x, int64[1,1,16] mask) => (float[1,16,8] y) <float one = {1}, float low = {-3.4e38}> {
+        t = Transpose<perm = [0, 2, 1]>(x)  s = MatMul(x, t)
+        f = Cast<to = 1>(mask)  o = Sub(one, f)  m = Mul(o, low)  a = Add(s, m)
+        p = Softmax(a)  c = MatMul(p, x)  y = MatMul(c, w)
+    }"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(numpy_helper.from_array(np.eye(8, dtype=np.float32), "w"))
+    result = halfeven.quantize(model, target="litert", prefer="size", verify=False)
+    (quantizer,) = {g for site, g in result.plan.sites.items() if site.value == "p"}
+    params = result.plan.groups[quantizer].params
+    assert params is not None
+    assert params.scale == pytest.approx(1 / 255)
+    assert int(params.zero_point) == -128
+    assert any("1 tensor of shares may reach from 0 to 1" in note for note in result.notes)

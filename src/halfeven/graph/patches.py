@@ -9,12 +9,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from halfeven.graph import ops
-from halfeven.numerics.tally import Lying
+from halfeven.numerics.tally import PLAIN, Lying
 
 Array = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]
 Ints: TypeAlias = tuple[int, ...]
-PLAIN = Lying()
 
 
 def patches(node: ir.Node, x: Array, limit: int, lying: Lying = PLAIN) -> Array | None:

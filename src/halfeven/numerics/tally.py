@@ -43,6 +43,10 @@ class Lying:
         return np.ravel(channels)
 
 
+PLAIN = Lying()
+"""As it is written."""
+
+
 class Tally(Protocol):
     """Histograms of a fixed number of tensors."""
 

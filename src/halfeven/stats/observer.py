@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from halfeven.numerics.tally import Lying, tally
+from halfeven.numerics.tally import PLAIN, Lying, tally
 from halfeven.stats.histogram import Histogram
 from halfeven.stats.observation import Observation, stride_for
 from halfeven.stats.summary import Array, Extrema, MovingAverage, float32_of
 
 Doubles = npt.NDArray[np.float64]
-PLAIN = Lying()
 AS_WRITTEN: Mapping[str, Lying] = {}
 
 

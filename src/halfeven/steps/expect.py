@@ -51,13 +51,11 @@ class Expect:
             note = f"the ranges of {counted(trained, 'tensor')} are those that BatchNormalization was trained with"
         else:
             note = "no BatchNormalization was folded here, whose statistics could stand in for data"
-        note += f"; {counted(len(shares), 'tensor')} of shares from 0 to 1" if shares else ""
+        if shares:
+            note += f"; {counted(len(shares), 'tensor')} of shares may reach from 0 to 1"
         if rest:
-            note += (
-                f"; {counted(rest, 'other')} are of synthetic samples"
-                if found
-                else ": all ranges are of synthetic samples"
-            )
+            more = f"; {counted(rest, 'other')} are of synthetic samples"
+            note += more if found else ": all ranges are of synthetic samples"
         assumed = draft.assumed | found.keys()
         return replace(draft, stats={**draft.stats, **found}, assumed=assumed).noting(note)
 

@@ -21,9 +21,9 @@ from halfeven.graph import ops
 from halfeven.graph.patches import patches, vector_length
 from halfeven.graph.plan import DYNAMIC, Site
 from halfeven.memory import give_back
-from halfeven.numerics.tally import Lying
+from halfeven.numerics.tally import PLAIN, Lying
 from halfeven.stats.moments import Moments
-from halfeven.stats.observer import PLAIN, Doubles, Observers
+from halfeven.stats.observer import Doubles, Observers
 from halfeven.steps.watching import Run, Watching
 
 TOGETHER = 512
