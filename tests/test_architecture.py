@@ -29,6 +29,7 @@ LAYERS = (
     {"options", "feeding", "result"},
     {"api", "deployment"},
     {"qat"},
+    {"ready_loop"},
     {"halfeven", "demo"},
     {
         "arguments",

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from halfeven.numerics.grid import IntGrid
     from halfeven.numerics.rounding import Rounding
     from halfeven.numerics.scheme import QParams, Scheme
-    from halfeven.qat import conform, export, prepare, restore, train
+    from halfeven.qat import conform, export, prepare, restore
+    from halfeven.ready_loop import train
     from halfeven.result import Result
     from halfeven.stats.record import Record
     from halfeven.steps.calibrate import Calibrate
@@ -44,7 +45,8 @@ _HOMES = {
     "halfeven.numerics.grid": ("IntGrid",),
     "halfeven.numerics.rounding": ("Rounding",),
     "halfeven.numerics.scheme": ("QParams", "Scheme"),
-    "halfeven.qat": ("conform", "export", "prepare", "restore", "train"),
+    "halfeven.qat": ("conform", "export", "prepare", "restore"),
+    "halfeven.ready_loop": ("train",),
     "halfeven.result": ("Result",),
     "halfeven.stats.record": ("Record",),
     "halfeven.steps.calibrate": ("Calibrate",),

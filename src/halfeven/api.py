@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import onnx_ir as ir
 
-from halfeven.draft import Draft, Progress, Step, no_progress, pipeline
+from halfeven.draft import Draft, Progress, no_progress, pipeline
 from halfeven.errors import BadCalibration, BadOption, UnsupportedByTarget
 from halfeven.exporters.formats import exporter_named, format_of, target_of
 from halfeven.exporters.interface import integer_interface
@@ -25,20 +25,18 @@ from halfeven.graph import model as files
 from halfeven.graph.plan import Plan
 from halfeven.graph.widen import widened
 from halfeven.importers.models import read_model
-from halfeven.options import DATA_FREE, check_setting, make_steps, read_config, refuse_placing
+from halfeven.importers.modules import read_given
+from halfeven.options import check_setting, make_steps, ordered_steps, read_config
 from halfeven.report.colors import suspect_colors
 from halfeven.report.inspection import Inspection, inspect_draft
 from halfeven.report.own_float import own_float
 from halfeven.report.verify import Verification, compare_file, compare_models
 from halfeven.result import Result
-from halfeven.run import torch as torch_door
 from halfeven.run.ort import OrtExecutor
 from halfeven.run.runtimes import bytes_of, open_file, runtime_of
 from halfeven.run.specs import external_files, file_size, model_digest
 from halfeven.stats.observation import Observation
 from halfeven.stats.record import Record
-from halfeven.steps.calibrate import Calibrate, MatchTensors
-from halfeven.steps.follow import FollowPlan
 from halfeven.steps.pictures import PinBytes, with_pictures
 from halfeven.targets import target_named
 from halfeven.version import __version__
@@ -48,9 +46,9 @@ Model: TypeAlias = "str | Path | ir.Model | Any"
 SETTINGS = ("target", "preprocess", "labels", "holdout", "limit", "io", "format", "skip", "seed")
 
 
-def load(model: Model, target: str = "onnxruntime") -> Draft:
-    """A draft of a float model: a path (.onnx, .tflite), an onnx.ModelProto or an onnx_ir.Model."""
-    read, notes = read_model(model)
+def load(model: Model, target: str = "onnxruntime", example_inputs: Any = None) -> Draft:
+    """A draft of a float model: a path (.onnx, .tflite), an onnx.ModelProto, an onnx_ir.Model, a module with inputs."""
+    read, notes = read_given(model, example_inputs)
     return Draft(read, target_named(target)).noting(*notes)
 
 
@@ -126,13 +124,13 @@ def quantize(
         "seed": seed,
     }
     settings, chosen = _configured(config, given, options)
-    draft, notes = _loaded(model, str(settings["target"]), example_inputs)
+    draft = load(model, str(settings["target"]), example_inputs)
     reads, asked = frozenset(external_files(draft.model)), settings
     draft, settings, inside = with_pictures(draft, settings)
     source, floating = draft.model, OrtExecutor(_runnable(draft.model))
     feed = open_data(draft.model, data, settings, held_out=verify, measured=stats is not None)
     draft = _with_record(draft, stats, model_digest(draft.model))
-    steps = _steps(chosen, tuple(settings["skip"]), plan, data=data is not None, stats=stats is not None)
+    steps = ordered_steps(chosen, tuple(settings["skip"]), plan, data=data is not None, stats=stats is not None)
     if inside:
         steps.insert([step.name for step in steps].index("match tensors"), PinBytes())
     given_stats = draft.stats
@@ -149,7 +147,7 @@ def quantize(
     quantized = integer_interface(quantized, draft, str(settings["io"]), pictures=bool(inside))
     quantized.metadata_props.update(_provenance(draft, {**settings, "preprocess": asked["preprocess"]}, chosen, feed))
     colors = suspect_colors(floating, feed.calibration) if feed.colored else ()
-    said = (*notes, *inside, *draft.notes, *feed.said(), *colors)
+    said = (*inside, *draft.notes, *feed.said(), *colors)
     return Result(draft, quantized, verification, tuple(dict.fromkeys(said)), _name(model), reads, str(settings["io"]))
 
 
@@ -171,7 +169,7 @@ def calibrate(
     `stats`: a record made elsewhere whose channel ranges are taken over, so that both can be merged.
     """
     settings, chosen = _configured(config, {"target": target, "preprocess": preprocess, "limit": limit}, options)
-    draft, _ = _loaded(model, str(settings["target"]), example_inputs)
+    draft = load(model, str(settings["target"]), example_inputs)
     feed = open_data(draft.model, data, settings, held_out=False)
     digest = model_digest(draft.model)
     if stats is not None:
@@ -197,11 +195,11 @@ def inspect(
 ) -> tuple[Inspection, Draft]:
     """What would be quantized, what would stay float and why; without data the shapes of a synthetic sample."""
     settings, chosen = _configured(config, {"target": target, "preprocess": preprocess}, options)
-    draft, notes = _loaded(model, str(settings["target"]), example_inputs)
+    draft = load(model, str(settings["target"]), example_inputs)
     feed = open_data(draft.model, data, {**settings, "limit": 1}, held_out=False)
     steps = make_steps(chosen)
     draft = pipeline(steps["simplify"], steps["trace"], steps["place"])(draft, feed.calibration, progress)
-    return inspect_draft(draft.noting(*notes)), draft
+    return inspect_draft(draft), draft
 
 
 def verify(
@@ -259,15 +257,6 @@ def _configured(
     return settings, {**chosen, **options}
 
 
-def _loaded(model: Model, target: str, example_inputs: Any) -> tuple[Draft, list[str]]:
-    if torch_door.is_module(model):
-        if example_inputs is None:
-            raise BadOption("A torch module needs example_inputs: what its forward takes, to trace it.")
-        converted, notes = torch_door.from_module(model, example_inputs)
-        return Draft(converted, target_named(target)), list(notes)
-    return load(model, target), []
-
-
 def _with_record(draft: Draft, stats: Record | str | Path | None, digest: str) -> Draft:
     if stats is None:
         return draft
@@ -282,33 +271,6 @@ def _with_record(draft: Draft, stats: Record | str | Path | None, digest: str) -
         huge=record.huge,
         stats_scaling=record.scaling,
     )
-
-
-def _steps(
-    options: Mapping[str, object],
-    skip: tuple[str, ...],
-    plan: Plan | str | Path | None,
-    *,
-    data: bool,
-    stats: bool,
-) -> list[Step]:
-    """The steps in order; those for want of data only where there are neither data nor statistics.
-
-    Nor do they change a model whose plan is of its channels as they are; a plan of scaled ones may have been made so.
-    """
-    plan = Plan.load(plan) if isinstance(plan, str | Path) else plan
-    no_moments = "gptq" in skip or (stats and not data)
-    steps = make_steps({"observe_moments": 0, **options} if no_moments else options, skip)
-    if plan is not None:
-        refuse_placing(options)
-        steps["place"] = FollowPlan(plan, uncorrected="correct" in steps and not (data or stats))
-    for name in DATA_FREE if data or stats or (plan is not None and not plan.scaling) else ():
-        steps.pop(name, None)
-    listed = list(steps.values())
-    calibrate = steps["calibrate"]
-    assert isinstance(calibrate, Calibrate)
-    listed.insert(list(steps).index("place") + 1, MatchTensors(calibrate.tensors))
-    return listed
 
 
 def _refuse_noise(draft: Draft, given: Mapping[str, Observation]) -> None:

@@ -25,12 +25,14 @@ from halfeven.draft import Step
 from halfeven.errors import BadOption
 from halfeven.exporters.formats import FORMATS
 from halfeven.exporters.interface import TYPES
+from halfeven.graph.plan import Plan
 from halfeven.stats.estimate import METHODS
 from halfeven.steps.absorb import Absorb
-from halfeven.steps.calibrate import Calibrate
+from halfeven.steps.calibrate import Calibrate, MatchTensors
 from halfeven.steps.correct import Correct
 from halfeven.steps.equalize import Equalize
 from halfeven.steps.expect import Expect
+from halfeven.steps.follow import FollowPlan
 from halfeven.steps.gptq import Gptq
 from halfeven.steps.half import Half
 from halfeven.steps.observe import Observe
@@ -162,7 +164,37 @@ def make_steps(options: Mapping[str, object], skip: tuple[str, ...] = ()) -> dic
     return steps
 
 
-def refuse_placing(options: Mapping[str, object]) -> None:
+def ordered_steps(
+    options: Mapping[str, object],
+    skip: tuple[str, ...],
+    plan: Plan | str | Path | None,
+    *,
+    data: bool,
+    stats: bool,
+) -> list[Step]:
+    """The steps in order; those for want of data only where there are neither data nor statistics.
+
+    Nor do they change a model whose plan is of its channels as they are; a plan of scaled ones may have been made so.
+
+    Raises:
+        BadOption: an option has no such value, or is settled by the plan.
+    """
+    plan = Plan.load(plan) if isinstance(plan, str | Path) else plan
+    no_moments = "gptq" in skip or (stats and not data)
+    steps = make_steps({"observe_moments": 0, **options} if no_moments else options, skip)
+    if plan is not None:
+        _refuse_placing(options)
+        steps["place"] = FollowPlan(plan, uncorrected="correct" in steps and not (data or stats))
+    for name in DATA_FREE if data or stats or (plan is not None and not plan.scaling) else ():
+        steps.pop(name, None)
+    listed = list(steps.values())
+    calibrate = steps["calibrate"]
+    assert isinstance(calibrate, Calibrate)
+    listed.insert(list(steps).index("place") + 1, MatchTensors(calibrate.tensors))
+    return listed
+
+
+def _refuse_placing(options: Mapping[str, object]) -> None:
     """Nothing that a plan has settled may be asked for beside it.
 
     Raises:

@@ -12,7 +12,7 @@ computes what its forward pass does. PyTorch is imported when a function is call
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,21 +22,16 @@ import onnx_ir as ir
 from halfeven import api
 from halfeven.draft import Draft, Progress, no_progress
 from halfeven.errors import BadOption
-from halfeven.exporters.onnx import to_qdq
-from halfeven.feeding import Feed, open_data
+from halfeven.feeding import open_data
 from halfeven.graph.bits import Bits, parts_of, with_bits
-from halfeven.graph.files import write_file
 from halfeven.graph.model import load
 from halfeven.graph.plan import Plan
 from halfeven.graph.weight_codes import WEIGHT_CODES, weight_params
-from halfeven.importers.models import read_model
+from halfeven.importers.modules import read_given
 from halfeven.numerics.grid import Grid, IntGrid
 from halfeven.numerics.scheme import QParams
 from halfeven.options import all_options, make_steps
-from halfeven.report.verify import compare_models
-from halfeven.result import Result
 from halfeven.run import torch as from_torch
-from halfeven.run.specs import file_size
 from halfeven.run.torch_keras import is_keras
 from halfeven.run.torch_weights import dropouts, learned, tensors_of
 from halfeven.targets.check import refuse
@@ -102,7 +97,7 @@ def prepare(
         raise BadOption(f"scales {scales!r}: choose one of log, linear, fixed, moving.")
     bits = Bits(weight_bits, activation_bits, first_and_last)
     given = [example_inputs] if data is None and example_inputs is not None else data
-    source, said = _onnx(model, example_inputs)
+    source, said = float_model(model, example_inputs)
     returns = _returned(model, example_inputs, source)
     result = api.quantize(
         source,
@@ -125,7 +120,7 @@ def prepare(
         codes=codes,
     )
     network.returns = returns
-    network.notes = (*said, *result.notes, *network.notes, *_frozen(network, model, source))
+    network.notes = (*said, *result.notes, *network.notes, *keep_frozen(network, model, source))
     return network
 
 
@@ -227,106 +222,17 @@ def restore(module: Any, network: QuantizedNetwork) -> Any:
     return module
 
 
-def train(
-    model: api.Model,
-    data: Any,
-    *,
-    labels: Any = None,
-    preprocess: Any = None,
-    holdout: Any = None,
-    limit: int | None = None,
-    target: str | None = None,
-    plan: Plan | str | Path | None = None,
-    example_inputs: Any = None,
-    calibrate_with: int = 128,
-    device: str = "cpu",
-    name: str = "model",
-    progress: Progress = no_progress,
-    recipe: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> tuple[Result, QuantizedNetwork]:
-    """Train a model quantized, by the ready loop, and judge it on what was held out; arguments as for `quantize`.
-
-    Args:
-        model: Path, ONNX model, or module with `example_inputs`.
-        data: To train with; every n-th sample is held out, unless `holdout` gives other data.
-        labels: Classes; without them the network learns from the float one alone.
-        preprocess: As for `quantize`.
-        holdout: As for `quantize`.
-        limit: As for `quantize`.
-        target: Name of the target.
-        plan: A plan to follow.
-        example_inputs: Of a module.
-        calibrate_with: How many samples the ranges begin with.
-        device: Where to train: "cpu", "cuda", "cuda:1" and so on.
-        name: What the result calls the model.
-        progress: Called with (task, done, total).
-        recipe: Fields of `training.loop.Recipe`.
-        options: Those of `prepare` and of the steps.
-
-    Returns:
-        The result, as `quantize` gives it, and the trained network.
-    """
-    from halfeven.training.loop import Recipe, fit
-    from halfeven.training.pytorch import torch
-
-    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
-        raise BadOption(f"--device '{device}': PyTorch finds no such device here. Use cpu.")
-    chosen = Recipe(**(recipe or {}))
-    source, said = _onnx(model, example_inputs)
-    settings = {"labels": labels, "preprocess": preprocess, "holdout": holdout, "limit": limit, "seed": chosen.seed}
-    feed = open_data(source, data, settings, held_out=True)
-    some = [sample for _, sample in feed.some(calibrate_with)]
-    network = prepare(source, data=some, target=target, plan=plan, progress=progress, **options).to(device)
-    said += _frozen(network, model, source)
-    fit(network, _readers(feed), chosen, progress)
-    draft = draft_of_trained(network.cpu())
-    quantized = to_qdq(draft)
-    found = compare_models(
-        source,
-        quantized,
-        feed.held_out,
-        sizes=(file_size(source), file_size(quantized)),
-        labels=feed.labels,
-        progress=progress,
-    )
-    return Result(draft, quantized, found, tuple(dict.fromkeys((*said, *network.notes, *feed.said()))), name), network
+def float_model(model: api.Model, example_inputs: Any) -> tuple[ir.Model, tuple[str, ...]]:
+    """The float model as ONNX, and what making it for training has to say."""
+    source, notes = read_given(model, example_inputs)
+    if not from_torch.is_module(model) or not (dropped := dropouts(model)):
+        return source, notes
+    more = f" and {counted(len(dropped) - 1, 'other part')}" if len(dropped) > 1 else ""
+    said = "the network drops nothing in training, as the exported graph drops nothing: dropout of"
+    return source, (*notes, f"{said} '{dropped[0]}'{more}")
 
 
-def save_state(network: QuantizedNetwork, path: str | Path) -> None:
-    """Write the network's state_dict for `torch.load(path, weights_only=True)`, beside and then renamed."""
-    from halfeven.training.pytorch import torch
-
-    write_file(Path(path), lambda stream: torch.save(network.state_dict(), stream))
-
-
-def _readers(feed: Feed) -> list[Any]:
-    """A call that reads each calibration sample, with its class."""
-
-    def reading(label: str, read: Callable[[], Any]) -> Any:
-        classes = feed.labels.get(label)
-        one = next(iter(classes)) if classes is not None and len(classes) == 1 else None
-        return lambda: (read(), one)
-
-    return [reading(label, read) for label, read in feed.calibration.source.readers()]
-
-
-def _onnx(model: api.Model, example_inputs: Any) -> tuple[ir.Model, tuple[str, ...]]:
-    """The float model as ONNX, and what making it has to say."""
-    if not from_torch.is_module(model):
-        return read_model(model)
-    if example_inputs is None:
-        raise BadOption("A torch module needs example_inputs: what its forward takes, to trace it.")
-    converted, notes = from_torch.from_module(model, example_inputs)
-    if dropped := dropouts(model):
-        notes.append(
-            f"the network drops nothing in training, as the exported graph drops nothing: dropout of '{dropped[0]}'"
-            + (f" and {counted(len(dropped) - 1, 'other part')}" if len(dropped) > 1 else "")
-        )
-    return load(converted), tuple(notes)
-
-
-def _frozen(network: QuantizedNetwork, model: api.Model, source: ir.Model) -> tuple[str, ...]:
+def keep_frozen(network: QuantizedNetwork, model: api.Model, source: ir.Model) -> tuple[str, ...]:
     """Keep out of training what the module, if it is one, keeps out, and say so."""
     if not from_torch.is_module(model):
         return ()

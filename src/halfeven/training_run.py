@@ -1,10 +1,10 @@
-"""`halfeven train`: arguments to a call of `qat.train`, its result to text or JSON."""
+"""`halfeven train`: arguments to a call of `ready_loop.train`, its result to text or JSON."""
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from halfeven import qat
+from halfeven import ready_loop
 from halfeven.commands import check_outputs, progress_of, quiet_libraries, settings_of
 from halfeven.exporters.formats import exporter_named, format_of
 from halfeven.graph.model import load, spare
@@ -32,13 +32,13 @@ def train(args: argparse.Namespace) -> int:
     if given.get("weight_bits", "").isdecimal():
         given["weight_bits"] = int(given["weight_bits"])
     with progress_of(args) as progress:
-        result, network = qat.train(
+        result, network = ready_loop.train(
             source, args.data, device=args.device, recipe=recipe, progress=progress, name=model.name, **given
         )
         progress("write", 0, None)
         said = result.save(output, chosen)
         if args.save_state:
-            qat.save_state(network, args.save_state)
+            ready_loop.save_state(network, args.save_state)
     result = replace(result, notes=(*result.notes, *said))
     seen = inspect_draft(result.draft)
     if args.json:

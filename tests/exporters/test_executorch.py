@@ -15,6 +15,7 @@ import pytest
 import halfeven
 from halfeven.draft import Draft
 from halfeven.errors import BadCalibration, UnsupportedByTarget, UnsupportedModel
+from halfeven.exporters.executorch.forms import why_float
 from halfeven.exporters.onnx import to_qdq
 from halfeven.feeding import open_data
 from halfeven.graph.lower import lower
@@ -154,6 +155,18 @@ def test_other_codes_are_refused_and_nothing_is_written(
     with pytest.raises(UnsupportedByTarget, match=r"custom\.Odd '.*' has no form in PyTorch"):
         halfeven.export(Draft(prepare(odd)[0], EXECUTORCH), tmp_path / "y.pte")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_slice_whose_places_are_computed_is_none_on_codes(
+    build: Build, samples: Callable, placed: Callable, calibrated: Callable
+) -> None:
+    text = "h = Conv(x, w)  p = Slice(h, s, e, a)  z = Conv(p, v)  y = Neg(z)"
+    frame = "g (float[1,3,4,4] x, int64[1] s) => (float[1,2,c,4] y) <float[2,3,1,1] w, float[2,2,1,1] v, int64[1] e, %s"
+    model = build(frame % ("int64[1] a> { " + text + " }"), e=np.array([4]), a=np.array([2]))
+    data = [(label, {**feeds, "s": np.array([1])}) for label, feeds in samples(model)]
+    network = lower(to_qdq(calibrated(placed(model, EXECUTORCH, data, prefer="size"), data)))
+    [cut] = [op for op in network.ops if op.kind == "Slice"]
+    assert (cut.integer, why_float(cut)) == (True, "its settings are computed")
 
 
 @pytest.mark.parametrize("kept", [0, 7, 40, 3000, -64])

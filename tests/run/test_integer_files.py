@@ -23,10 +23,10 @@ from halfeven.report.conform import conform
 from halfeven.report.simulate import simulate
 from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import machine_named, this_machine
-from halfeven.run.integer.ncnn import of_intel
 from halfeven.run.integer.onnxruntime import X86_VNNI
 from halfeven.run.integer.openvino import hidden
 from halfeven.run.openvino import open_openvino
+from halfeven.run.processor import of_intel
 
 HOME = Path(demo.__file__).parent
 ELEMENTS = 12_000

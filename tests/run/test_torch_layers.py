@@ -44,9 +44,7 @@ g (float[b,4,2,3] x) => (float[b,4,4,9] y)
     l = Transpose{LAST}(x) u = Unsqueeze(l, i) e = Expand(u, k) r = Reshape(e, m)
     v = Unsqueeze(r, o) f = Expand(v, q) t = Reshape(f, s) y = Transpose{FIRST}(t)
 }}"""
-OTHER_AXIS = (
-    BIAS.replace("4,4,8] y", "4,4,8] y").replace("float[8] v", "float[4] v").replace("{1, 1, 1, 8}", "{1, 1, 4, 1}")
-)
+OTHER_AXIS = BIAS.replace("float[8] v", "float[4] v").replace("{1, 1, 1, 8}", "{1, 1, 4, 1}")
 READ_TWICE = BIAS.replace("(float[b,4,4,8] y)", "(float[b,4,4,8] y, float[b,4,4,8] r)")
 
 

@@ -21,10 +21,11 @@ from halfeven.graph.saving import save
 from halfeven.report.beside import Beside
 from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import machine_named
-from halfeven.run.integer.ncnn import NCNN_X86, of_intel, this_ncnn
+from halfeven.run.integer.ncnn import NCNN_X86, this_ncnn
 from halfeven.run.integer.openvino import hidden
 from halfeven.run.ncnn import open_ncnn
 from halfeven.run.openvino import open_openvino
+from halfeven.run.processor import of_intel
 from halfeven.run.runtimes import open_file
 
 Data = Sequence[tuple[str, Batch]]

@@ -9,10 +9,7 @@ samples of its feeds one by one. Source: executorch 1.5.1, exir, runtime/__init_
 """
 
 import json
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -24,6 +21,7 @@ import numpy.typing as npt
 from halfeven.draft import Batch
 from halfeven.errors import BadCalibration, BadOption, UnsupportedModel
 from halfeven.run.executorch_file import METHOD, MISSING, Kernel, content_of, first_line, kernels_of, quiet
+from halfeven.run.streams import silent
 
 TOLD = "halfeven"
 TYPES = {0: np.uint8, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.int64, 5: np.float16, 6: np.float32, 7: np.float64,
@@ -187,7 +185,7 @@ def _load(content: bytes, path: Path, threads: int) -> _Loaded:
     if content[4:6] != b"ET":
         raise UnsupportedModel(f"'{path}' is no .pte file: it lacks the mark ET.")
     try:
-        with quiet(), _hushed():
+        with quiet(), silent(2):  # each failure that its C++ code writes there ends in an exception besides
             if library._threadpool_get_thread_count() != threads:
                 library._unsafe_reset_threadpool(threads)
             program = runtime.load_program(content)
@@ -218,21 +216,3 @@ def _checked(path: Path, port: Port, feeds: Batch, label: str) -> npt.NDArray[An
     if array.dtype != port.dtype:
         raise BadCalibration(f"{label or 'a sample'}: '{path}' takes '{port.name}' as {port.dtype}, not {array.dtype}.")
     return array
-
-
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """What its C++ code writes to the standard error is not shown: each failure ends in an exception besides."""
-    try:
-        sys.stderr.flush()
-        kept = os.dup(2)
-    except (OSError, AttributeError):  # there is no such stream
-        yield
-        return
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

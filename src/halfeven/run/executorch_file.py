@@ -12,13 +12,14 @@ proof of what runs on codes. What XNNPACK does not run are calls of ExecuTorch's
 Source: executorch 1.5.1, exir/_serialize, backends/xnnpack/serialization/schema.fbs, which the package brings.
 """
 
+import io
 import json
 import logging
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,7 @@ def first_line(error: Exception) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing that its Python code logs or warns of is shown, and no handler of logs that it adds stays.
+    """Nothing that its Python code prints, logs or warns of is shown, and no handler of logs that it adds stays.
 
     PyTorch imports parts of SymPy; while `halfeven.deferred` has that empty, a part would be loaded twice.
     """
@@ -150,7 +151,7 @@ def quiet() -> Iterator[None]:
     handlers, disabled = list(logging.root.handlers), logging.root.manager.disable
     try:
         logging.disable(logging.CRITICAL)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -9,7 +9,6 @@ Not MNN.tools: importing that installs a package by pip and asks a server for le
 What MNN prints to standard output while it loads is kept from there. Source: MNN 3.6.1, pymnn/src, pymnn/pip_package.
 """
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ import numpy as np
 
 from halfeven.draft import Batch
 from halfeven.errors import BadCalibration, BadOption, UnsupportedModel
+from halfeven.run.streams import silent
 
 MISSING = "MNN is not installed: pip install 'halfeven[mnn]'."
 WEIGHTED = ("Convolution", "Deconvolution", "MatMul")
@@ -98,7 +98,7 @@ class MnnExecutor:
             raise BadCalibration(f"{_told(feeds, label)}: '{self.path}' needs '{missing[0]}' too.")
         given = {name: np.asarray(feeds[name]) for name in ports}
         new = any(tuple(port.getShape()) != given[name].shape for name, port in ports.items())
-        with _quiet() if new else nullcontext():
+        with silent(STANDARD_OUTPUT) if new else nullcontext():
             if new:
                 for name, port in ports.items():
                     net.resizeTensor(port, given[name].shape)
@@ -157,7 +157,7 @@ def convert_onnx(source: Path, made: Path, params: Path | None = None) -> None:
 
 
 def _load(run: MnnExecutor) -> tuple[Any, Any]:
-    with _quiet():
+    with silent(STANDARD_OUTPUT):
         try:
             import MNN
         except ImportError:
@@ -191,18 +191,3 @@ def _taken(tensor: Any) -> np.ndarray[Any, Any]:
 def _told(feeds: Batch, label: str) -> str:
     shapes = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in feeds.items())
     return f"{label or 'a sample'} ({shapes})"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what C++ prints from standard output, where a report may be read by a program."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
-    kept, nowhere = os.dup(STANDARD_OUTPUT), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, STANDARD_OUTPUT)
-        yield
-    finally:
-        os.dup2(kept, STANDARD_OUTPUT)
-        os.close(kept)
-        os.close(nowhere)

@@ -1,15 +1,16 @@
-"""Watching int8 codes in ONNX Runtime without changing what it computes.
+"""The int8 codes that ONNX Runtime turns to uint8, and how to watch them without changing what it computes.
 
 Where one DequantizeLinear reads what a QuantizeLinear makes, and one operator reads that or it is an output, ONNX
 Runtime on x86 makes the pair uint8 with 128 added to the zero point, and what lies between two such pairs gets the
-kernels of uint8. A code that is an output of the graph keeps its type, and so does what it leads to: to watch it would
-be to change it. Therefore the pair is written as uint8 before it is watched, and 128 taken off again.
+kernels of uint8. The simulators of those kernels ask here which pairs they are.
+
+A code that is an output of the graph keeps its type, and so does what it leads to: to watch it would be to change it.
+Therefore the pair is written as uint8 before it is watched, and 128 taken off again.
 
 Source: onnxruntime/core/optimizer/qdq_transformer/qdq_s8_to_u8.cc.
 """
 
 from collections.abc import Collection
-from platform import machine
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,14 @@ import onnx_ir as ir
 
 from halfeven.graph import ops
 from halfeven.graph.pairs import DEQUANTIZE, QUANTIZE, is_border
+from halfeven.run.processor import on_arm
 
-ARM = ("arm64", "aarch64")
+OFFSET = 128  # from int8 to uint8
+
+
+def pairs(graph: ir.Graph) -> list[tuple[ir.Node, ir.Node]]:
+    """Each QuantizeLinear whose int8 codes become uint8, and the DequantizeLinear that reads them."""
+    return [(node, reader) for node in graph if (reader := _partner(node)) is not None]
 
 
 def unsigned(model: ir.Model, names: Collection[str], signed: bool = False) -> tuple[ir.Model, list[str]]:
@@ -26,24 +33,27 @@ def unsigned(model: ir.Model, names: Collection[str], signed: bool = False) -> t
 
     `signed`: the session turns none.
     """
-    if signed or machine().lower() in ARM or not any(_partner(node, names) for node in model.graph):
+    if signed or on_arm() or not _watched(model, names):
         return model, []
-    clone, turned = model.clone(), []
-    for node in list(clone.graph):
-        if (reader := _partner(node, names)) is not None:
-            _turn(clone, node, reader)
-            turned.append(str(node.outputs[0].name))
-    return clone, turned
+    clone = model.clone()
+    watched = _watched(clone, names)
+    for node, reader in watched:
+        _turn(clone, node, reader)
+    return clone, [str(node.outputs[0].name) for node, _ in watched]
+
+
+def _watched(model: ir.Model, names: Collection[str]) -> list[tuple[ir.Node, ir.Node]]:
+    return [pair for pair in pairs(model.graph) if pair[0].outputs[0].name in names]
 
 
 def signed_again(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
     """The int8 codes of uint8 codes."""
-    return (codes ^ np.uint8(128)).view(np.int8)
+    return (codes ^ np.uint8(OFFSET)).view(np.int8)
 
 
-def _partner(node: ir.Node, names: Collection[str]) -> ir.Node | None:
-    """The DequantizeLinear of a pair that is watched and that the runtime turns."""
-    if not is_border(node, QUANTIZE) or node.outputs[0].name not in names:
+def _partner(node: ir.Node) -> ir.Node | None:
+    """The DequantizeLinear that makes a pair with this node, if the runtime turns it."""
+    if not is_border(node, QUANTIZE):
         return None
     codes = node.outputs[0]
     uses = list(codes.uses())
@@ -71,7 +81,7 @@ def _turn(model: ir.Model, node: ir.Node, reader: ir.Node) -> None:
     held = None if old is None else ops.constant_of(old)
     assert held is not None
     name = f"{node.outputs[0].name}@unsigned"
-    zero = (held.numpy().astype(np.int16) + 128).astype(np.uint8)
+    zero = (held.numpy().astype(np.int16) + OFFSET).astype(np.uint8)
     tensor = ir.Tensor(zero, name=name)
     value = ir.Value(name=name, shape=ir.Shape(zero.shape), type=ir.TensorType(ir.DataType.UINT8), const_value=tensor)
     model.graph.initializers[name] = value

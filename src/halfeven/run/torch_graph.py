@@ -58,6 +58,7 @@ def tidy(
     _name_anew(model, outputs, taken)
     if layers:
         as_layers(model)
+        _separate_outputs(model.graph)  # where only transposes lay between two outputs, or an input and one
         respell(model)
         _name_anew(model, outputs, taken)
     _clean_metadata(model)

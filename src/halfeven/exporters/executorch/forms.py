@@ -41,16 +41,24 @@ def why_float(op: Op) -> str:
     if op.kind in PAIRS:
         fits = all(t is not None and (t.coded or number_of(t) is not None) for t in op.inputs)
         return "" if fits else "the other operand is in real numbers"
+    if op.kind in MOVERS | CLAMPS and (why := _unmoved(op)):
+        return why
     if op.kind in _OTHERS:
         return _OTHERS[op.kind](op)
-    if op.kind in MOVERS | CLAMPS:
-        return "" if all(t is None or t.coded for t in moved(op)) else "not all it moves are codes"
-    return f"XNNPACK's backend has no int8 kernel for {op.kind}"
+    return "" if op.kind in MOVERS | CLAMPS else f"XNNPACK's backend has no int8 kernel for {op.kind}"
 
 
 def moved(op: Op) -> tuple[Tensor | None, ...]:
     """The inputs that hold what an operator moves."""
     return op.inputs if op.kind == "Concat" else op.inputs[:1]
+
+
+def _unmoved(op: Op) -> str:
+    """Why a mover or clamp cannot keep to codes: what it moves, or a shape, places or bounds that are no constants."""
+    if not all(t is None or t.coded for t in moved(op)):
+        return "not all it moves are codes"
+    settings = op.inputs[len(moved(op)) :]
+    return "" if all(t is None or t.constant is not None for t in settings) else "its settings are computed"
 
 
 def number_of(tensor: Tensor | None) -> float | None:
@@ -136,9 +144,11 @@ def _product(op: Op) -> str:
     if weight.constant is None or len(weight.constant.shape) != 2:
         return "its weight is no matrix"
     scaled = op.attributes.get("alpha", 1.0) != 1.0 or op.attributes.get("beta", 1.0) != 1.0
-    bias = op.inputs[2] if len(op.inputs) > 2 else None
-    rows = bias is not None and bias.constant is not None and int(np.prod(bias.constant.shape.numpy())) == 1
-    return "it scales or transposes its operands" if scaled or op.attributes.get("transA", 0) or rows else ""
+    if scaled or op.attributes.get("transA", 0):
+        return "it scales or transposes its operands"
+    bias, count = op.inputs[2] if len(op.inputs) > 2 else None, weight.constant.shape.numpy()[channel_axis(op)]
+    fits = bias is None or bias.constant is None or tuple(bias.constant.shape.numpy()) in ((count,), (1, count))
+    return "" if fits else "its bias is not one number for each output"
 
 
 _LAYERS: Mapping[str, Callable[[Op], str]] = {

@@ -17,7 +17,7 @@ conversions. Sources: executorch 1.5.1 backends/xnnpack; torch.ao.quantization.f
 
 # mypy: disallow-subclassing-any=False
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import inf
 from typing import Any
 
@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfeven.errors import UnsupportedByTarget
-from halfeven.exporters.executorch.forms import channel_axis, is_int8, number_of, rank_of, same_params
+from halfeven.exporters.executorch.forms import channel_axis, is_int8, number_of, same_params
 from halfeven.graph.network import Network, Op, Tensor
 from halfeven.graph.plan import Plan
 from halfeven.numerics.grid import INT8
@@ -51,7 +51,6 @@ class TracedNetwork(torch.nn.Module):
     def __init__(self, network: Network, write: Callable[[Op, "TracedNetwork"], Step]) -> None:
         super().__init__()
         self.network = network
-        self.readers = _readers(network)
         self.results = frozenset(t.name for t in network.outputs)
         self.padded: dict[str, tuple[Tensor, list[int]]] = {}
         self.steps = tuple(write(op, self) for op in network.ops)
@@ -189,19 +188,5 @@ def check_codes(network: Network) -> None:
             )
 
 
-def shape_of_rank(tensor: Tensor, ranks: Sequence[Tensor | None]) -> int:
-    """The number of axes of an operator's output, or of its widest operand where that is not known."""
-    return max(rank_of(t) for t in (tensor, *ranks))
-
-
 def _scalars(params: QParams) -> tuple[float, int]:
     return float(params.scale.ravel()[0]), int(params.zero_point.ravel()[0])
-
-
-def _readers(network: Network) -> dict[str, list[Op]]:
-    found: dict[str, list[Op]] = {}
-    for op in network.ops:
-        for tensor in op.inputs:
-            if tensor is not None:
-                found.setdefault(tensor.name, []).append(op)
-    return found

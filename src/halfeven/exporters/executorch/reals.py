@@ -21,7 +21,7 @@ from halfeven.training.pytorch import Tensor, torch
 F = torch.nn.functional
 SETTINGS: Mapping[str, tuple[int, ...]] = {
     **dict.fromkeys(("Reshape", "Expand", "Tile", "Squeeze", "Unsqueeze", "Split", "Trilu", "CumSum", "TopK"), (1,)),
-    **dict.fromkeys(("Slice",), (1, 2, 3, 4)),
+    "Slice": (1, 2, 3, 4),
     **dict.fromkeys(("Pad", "Resize"), (1, 2, 3)),
     **dict.fromkeys(("Clip", "Dropout"), (1, 2)),
     "Upsample": (1,),

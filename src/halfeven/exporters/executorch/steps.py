@@ -8,7 +8,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from halfeven.errors import UnsupportedByTarget
 from halfeven.exporters.executorch.forms import (
@@ -17,7 +16,9 @@ from halfeven.exporters.executorch.forms import (
     MEANS,
     PAIRS,
     SHAPED,
+    moved,
     number_of,
+    rank_of,
     sizes_of,
     why_float,
 )
@@ -30,7 +31,6 @@ from halfeven.exporters.executorch.module import (
     clamped,
     dequantized,
     quantized,
-    shape_of_rank,
 )
 from halfeven.exporters.executorch.reals import REALS, setting
 from halfeven.graph.clamps import clamp_bounds
@@ -132,7 +132,7 @@ def _pair(op: Op, module: TracedNetwork) -> Step:
     assert a is not None
     assert b is not None
     params, output = _params(op), op.outputs[0]
-    rank = shape_of_rank(output, (a, b))
+    rank = max(rank_of(t) for t in (output, a, b))  # that of the widest operand, where the output's is not known
     first, function = module.operand(a, rank), _TWO[op.kind]
     if op.kind == "Div":
         divisor = number_of(b)
@@ -183,8 +183,7 @@ def _mean(op: Op, module: TracedNetwork) -> Step:
 
 def _moved(op: Op, module: TracedNetwork) -> Step:
     params, attributes = _params(op), module.attributes(op)
-    sources = [t for t in (op.inputs if op.kind == "Concat" else op.inputs[:1]) if t is not None]
-    codes = [module.codes(t, op.outputs[0]) for t in sources]
+    codes = [module.codes(t, op.outputs[0]) for t in moved(op) if t is not None]
     names = [t.name for t in op.outputs]
     if op.kind in ("Slice", "Split"):
         pieces = _pieces(op)
@@ -254,7 +253,7 @@ def _pieces(op: Op) -> list[list[tuple[int, int, int]]]:
 def _before_convolutions(op: Op, module: TracedNetwork) -> bool:
     """Whether only int8 convolutions read the output of a pad."""
     source, output = op.inputs[0], op.outputs[0]
-    readers = module.readers.get(output.name, [])
+    readers = module.network.readers(output.name)
     taken = all(r.kind == "Conv" and r.inputs[0] is output and r.integer and not why_float(r) for r in readers)
     assert source is not None
     return taken and bool(readers) and output.name not in module.results and source.params is not None
@@ -305,10 +304,5 @@ def _argument(op: Op, port: int, module: TracedNetwork) -> Callable[[Values], An
     tensor = op.inputs[port]
     if tensor is None:
         return lambda values: None
-    if tensor.constant is None or (tensor.dtype != ir.DataType.FLOAT and tensor.params is None):
-        chosen = setting(op, port)
-        if chosen is not None:
-            return lambda values: chosen
-    elif (chosen := setting(op, port)) is not None:
-        return lambda values: chosen
-    return module.read(tensor)
+    chosen = setting(op, port)
+    return module.read(tensor) if chosen is None else lambda values: chosen

@@ -12,8 +12,6 @@ are computed by this machine's ONNX Runtime, whose float sums another instructio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from halfeven.draft import Batch
 from halfeven.errors import BadCalibration, BadOption
 from halfeven.graph.network import Network, Op, Tensor
@@ -23,6 +21,7 @@ from halfeven.run.integer.machine import Array, Kernel, Machine, constant_codes
 from halfeven.run.integer.partition import Partition
 from halfeven.run.integer.regions import Region, outer, real_of
 from halfeven.run.samples import cores
+from halfeven.run.signed_pairs import signed_again
 
 Step = Callable[[dict[str, Array]], None]
 
@@ -102,9 +101,7 @@ class IntegerExecutor:
             return to_codes(tensor, array, self.machine.quantizer or half_even_codes)
         if name not in self._turned:
             return array
-        assert tensor.params is not None
-        low = tensor.params.scheme.grid.low
-        return (array.astype(np.int32) + low).astype(tensor.params.scheme.grid.dtype)
+        return signed_again(array)
 
     def _plan(self, watched: frozenset[str]) -> list[tuple[Step, list[str]]]:
         """The steps in order, each with the tensors that nobody reads after it; real tensors watched are outputs."""

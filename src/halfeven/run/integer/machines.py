@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache
-from platform import machine
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +18,7 @@ from halfeven.run.integer.onnxruntime import ARM64, X86_AVX2, X86_AVX2_INT8, X86
 from halfeven.run.integer.openvino import OPENVINO_CPU
 from halfeven.run.integer.own import INTEGER
 from halfeven.run.ort import OrtExecutor
+from halfeven.run.processor import on_arm
 
 MACHINES: Mapping[str, Machine] = {
     m.name: m
@@ -49,7 +49,7 @@ def machine_named(name: str) -> Machine:
 @cache
 def this_machine() -> Machine:
     """What ONNX Runtime is on this processor, found by a product that saturates where there is no VNNI."""
-    if machine().lower() in ("arm64", "aarch64"):
+    if on_arm():
         return ARM64
     kinds = [("a", TensorProto.UINT8, [1, 64]), ("b", TensorProto.INT8, [64, 16])]
     inputs = [helper.make_tensor_value_info(*kind) for kind in kinds]

@@ -10,14 +10,12 @@ whose output, over Relu and Clip, is read by one Q alone, constant real numbers 
 They stay codes behind a DQ even where the layer then runs on real numbers.
 
 Pairs Q -> DQ of int8 become pairs of uint8 with 128 added to the zero point, so that what lies between them finds the
-kernels of uint8: where the DQ is all that reads the Q, one operator, or an output of the graph, all that reads the DQ,
-and the Q is no output. On x86 alone, and not if the session says `session.qdqisint8allowed`.
+kernels of uint8: those of `run.signed_pairs`. On x86 alone, and not if the session says `session.qdqisint8allowed`.
 
-Sources: onnxruntime/core/optimizer/qdq_transformer/weight_bias_quantization.cc, qdq_s8_to_u8.cc; the graphs that
-ONNX Runtime 1.31.1 writes.
+Sources: onnxruntime/core/optimizer/qdq_transformer/weight_bias_quantization.cc; the graphs that ONNX Runtime
+1.31.1 writes.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -30,12 +28,10 @@ from halfeven.numerics.grid import INT8, INT32, UINT8
 from halfeven.numerics.quantize import quantize
 from halfeven.numerics.scheme import PER_TENSOR, QParams, Scheme, ZeroRule, per_channel
 from halfeven.run.integer.machine import operand
-from halfeven.run.integer.regions import outer
+from halfeven.run.signed_pairs import OFFSET, pairs
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm")
 CLAMPS = ("Relu", "Clip")
-RAW = ("QuantizeLinear", "DequantizeLinear", "Requantize")
-OFFSET = 128  # from int8 to uint8
 
 
 def with_coded_constants(network: Network) -> Network:
@@ -46,24 +42,15 @@ def with_coded_constants(network: Network) -> Network:
 def with_unsigned_pairs(network: Network) -> Network:
     """The same, and the int8 codes that become uint8 codes."""
     network = with_coded_constants(network)
-    reads = Counter(t.name for op in network.ops for t in (*op.inputs, *outer(op)) if t is not None)
-    raw = {t.name for op in network.ops for t in (*op.inputs, *op.outputs) if t is not None and _raw(op, t)}
-    kept = raw | {t.name for t in network.outputs}
+    graphs = {op.node.graph for op in network.ops if op.node is not None}
+    names = {q.outputs[0].name for graph in graphs if isinstance(graph, ir.Graph) for q, _ in pairs(graph)}
     turned = {
         t.name: replace(t, dtype=ir.DataType.UINT8, params=_unsigned(t.params))
         for op in network.ops
         for t in op.outputs
-        if t.params is not None and t.params.scheme.grid == INT8 and t.params.scale.size == 1
-        if reads[t.name] == 1 and t.name not in kept
+        if t.params is not None and t.name in names
     }
     return replace(network, ops=tuple(_with(op, turned) for op in network.ops))
-
-
-def _raw(op: Op, tensor: Tensor) -> bool:
-    """Whether an operator reads or makes the codes themselves, without a DQ or Q between."""
-    if op.node is None or op.kind in RAW:
-        return False
-    return any(v is not None and v.name == tensor.name for v in (*op.node.inputs, *op.node.outputs))
 
 
 def _unsigned(params: QParams) -> QParams:

@@ -1,0 +1,111 @@
+"""The ready loop: train a model quantized on data, judge it on what was held out, and keep its state.
+
+    result, network = halfeven.train("model.onnx", data, labels=labels, recipe={"epochs": 2})
+
+The network is that of `qat.prepare`, the loop `training.loop`. PyTorch is imported when a function is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from halfeven import api
+from halfeven.draft import Progress, no_progress
+from halfeven.errors import BadOption
+from halfeven.exporters.onnx import to_qdq
+from halfeven.feeding import Feed, open_data
+from halfeven.graph.files import write_file
+from halfeven.graph.plan import Plan
+from halfeven.qat import draft_of_trained, float_model, keep_frozen, prepare
+from halfeven.report.verify import compare_models
+from halfeven.result import Result
+from halfeven.run.specs import file_size
+
+if TYPE_CHECKING:
+    from halfeven.training.network import QuantizedNetwork
+
+
+def train(
+    model: api.Model,
+    data: Any,
+    *,
+    labels: Any = None,
+    preprocess: Any = None,
+    holdout: Any = None,
+    limit: int | None = None,
+    target: str | None = None,
+    plan: Plan | str | Path | None = None,
+    example_inputs: Any = None,
+    calibrate_with: int = 128,
+    device: str = "cpu",
+    name: str = "model",
+    progress: Progress = no_progress,
+    recipe: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> tuple[Result, QuantizedNetwork]:
+    """Train a model quantized, by the ready loop, and judge it on what was held out; arguments as for `quantize`.
+
+    Args:
+        model: Path, ONNX model, or module with `example_inputs`.
+        data: To train with; every n-th sample is held out, unless `holdout` gives other data.
+        labels: Classes; without them the network learns from the float one alone.
+        preprocess: As for `quantize`.
+        holdout: As for `quantize`.
+        limit: As for `quantize`.
+        target: Name of the target.
+        plan: A plan to follow.
+        example_inputs: Of a module.
+        calibrate_with: How many samples the ranges begin with.
+        device: Where to train: "cpu", "cuda", "cuda:1" and so on.
+        name: What the result calls the model.
+        progress: Called with (task, done, total).
+        recipe: Fields of `training.loop.Recipe`.
+        options: Those of `prepare` and of the steps.
+
+    Returns:
+        The result, as `quantize` gives it, and the trained network.
+    """
+    from halfeven.training.loop import Recipe, fit
+    from halfeven.training.pytorch import torch
+
+    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+        raise BadOption(f"--device '{device}': PyTorch finds no such device here. Use cpu.")
+    chosen = Recipe(**(recipe or {}))
+    source, said = float_model(model, example_inputs)
+    settings = {"labels": labels, "preprocess": preprocess, "holdout": holdout, "limit": limit, "seed": chosen.seed}
+    feed = open_data(source, data, settings, held_out=True)
+    some = [sample for _, sample in feed.some(calibrate_with)]
+    network = prepare(source, data=some, target=target, plan=plan, progress=progress, **options).to(device)
+    said += keep_frozen(network, model, source)
+    fit(network, _readers(feed), chosen, progress)
+    draft = draft_of_trained(network.cpu())
+    quantized = to_qdq(draft)
+    found = compare_models(
+        source,
+        quantized,
+        feed.held_out,
+        sizes=(file_size(source), file_size(quantized)),
+        labels=feed.labels,
+        progress=progress,
+    )
+    return Result(draft, quantized, found, tuple(dict.fromkeys((*said, *network.notes, *feed.said()))), name), network
+
+
+def save_state(network: QuantizedNetwork, path: str | Path) -> None:
+    """Write the network's state_dict for `torch.load(path, weights_only=True)`, beside and then renamed."""
+    from halfeven.training.pytorch import torch
+
+    write_file(Path(path), lambda stream: torch.save(network.state_dict(), stream))
+
+
+def _readers(feed: Feed) -> list[Any]:
+    """A call that reads each calibration sample, with its class."""
+
+    def reading(label: str, read: Callable[[], Any]) -> Any:
+        classes = feed.labels.get(label)
+        one = next(iter(classes)) if classes is not None and len(classes) == 1 else None
+        return lambda: (read(), one)
+
+    return [reading(label, read) for label, read in feed.calibration.source.readers()]
