@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from halfeven import qat
+from halfeven import qat, ready_loop
 from halfeven.errors import BadCalibration, BadOption
 from halfeven.training.loop import Recipe, fit
 
@@ -87,7 +87,7 @@ def test_train_gives_a_judged_result() -> None:
     module = Small()
     for _ in range(40):  # statistics of a network that was trained are those of its data
         module(torch.tensor(x))
-    result, trained = qat.train(module, x, example_inputs=torch.zeros(2, 1, 8, 8), recipe={"epochs": 1})
+    result, trained = ready_loop.train(module, x, example_inputs=torch.zeros(2, 1, 8, 8), recipe={"epochs": 1})
     assert result.verification is not None
     assert result.verification.sqnr_db > 10
     assert not trained.training
