@@ -7,9 +7,10 @@ the second run is timed, so that all find their arrays as near as the caches hol
 sum and maximum and Halfeven's extrema; `copy` is NumPy's copy into an array that exists. Kernels write to arrays that
 exist; the rows "+ new array" are the Python functions, which make one. "numpy" is Halfeven's own definition.
 
-"channels" are rows of 4096 elements, "7 x 7 maps" the last feature maps of an image network, "rows of 64" channels of
-64 elements, "last axis" a scale for each of 4096 columns. ONNX Runtime's QuantizeLinear runs on bound buffers. Over long rows both it and Halfeven do
-nothing but divide, as fast as the processor can, so they are alike there; the goal is for the other three.
+"channels" are rows of 4096 elements, "rows of 64" channels of 64 elements, "7 x 7 maps" the last feature maps of an
+image network, "last axis" a scale for each of 4096 columns. ONNX Runtime's QuantizeLinear runs on bound buffers. Over
+long rows both it and Halfeven do nothing but divide, as fast as the processor can, so they are alike there; the goal is
+for the other three.
 
 Where torch is installed: its fake quantizers; "torch backward", the operator that computes the three gradients of its
 learnable fake quantizer, without autograd around it; and "torch LSQ backward", autograd's way back through LSQ as it

@@ -14,7 +14,9 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="limits and signals of P
 OLD = b"the old file"
 COMMAND = [sys.executable, "-m", "halfeven"]
 # A shell that starts the tests in the background has them, and what they start, ignore Ctrl-C.
-HEEDING = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from halfeven.cli import main\n"
+HEEDING = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from halfeven.cli import main\n"
+)
 
 
 def environment() -> dict[str, str]:
