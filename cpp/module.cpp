@@ -25,6 +25,7 @@
 
 namespace nb = nanobind;
 
+void define_bits(nb::module_& m);     // bits.cpp
 void define_clamped(nb::module_& m);  // clamped.cpp
 
 namespace {
@@ -372,6 +373,7 @@ NB_MODULE(_native, m) {
     m.def("lsq_backward", &lsq_backward, "x"_a.noconvert(), "grad"_a.noconvert(), "cut"_a, "scale"_a.noconvert(),
           "zero_point"_a.noconvert(), "low"_a, "high"_a, "grad_x"_a.noconvert(), "grad_scale"_a.noconvert(),
           "grad_zero_point"_a.noconvert());
+    define_bits(m);
     define_clamped(m);
     nb::class_<halfeven::PackedWeights> weights(m, "PackedWeights");
     define_layers<std::int8_t>(m, weights);

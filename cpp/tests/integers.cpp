@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "halfeven/bits.hpp"
 #include "halfeven/conv.hpp"
 #include "halfeven/gemm.hpp"
 #include "halfeven/pack.hpp"
@@ -141,6 +142,76 @@ void test_convs(Random& random) {
     }
 }
 
+// ---- products on bits --------------------------------------------------------------------------------------------
+
+using halfeven::BitCodes;
+
+struct Bits {
+    std::vector<int> codes;
+    std::vector<std::uint64_t> positive, nonzero;
+};
+
+Bits bits(BitCodes kind, std::size_t rows, std::size_t length, Random& random) {
+    const std::size_t words = (length + 63) / 64;
+    Bits made = {std::vector<int>(rows * length), std::vector<std::uint64_t>(rows * words),
+                 std::vector<std::uint64_t>(rows * words)};
+    for (std::size_t i = 0; i < rows; ++i)
+        for (std::size_t k = 0; k < length; ++k) {
+            const int drawn = static_cast<int>(random() % 6);
+            const int code = kind == BitCodes::SIGN ? 2 * (drawn % 2) - 1 : kind == BitCodes::UNIT ? drawn % 2 : drawn % 3 - 1;
+            made.codes[i * length + k] = code;
+            const std::uint64_t bit = std::uint64_t{1} << (k % 64);
+            if (code > 0) made.positive[i * words + k / 64] |= bit;
+            if (code != 0) made.nonzero[i * words + k / 64] |= bit;
+        }
+    return made;
+}
+
+void test_bits(BitCodes kind, std::size_t rows, std::size_t others, std::size_t length, Random& random) {
+    const std::size_t words = (length + 63) / 64;
+    const Bits a = bits(kind, rows, length, random), b = bits(kind, others, length, random);
+    std::vector<std::int64_t> got(rows * others), want(rows * others);
+    for (std::size_t i = 0; i < rows; ++i)
+        for (std::size_t j = 0; j < others; ++j)
+            for (std::size_t k = 0; k < length; ++k) want[i * others + j] += a.codes[i * length + k] * b.codes[j * length + k];
+    halfeven::bit_product({a.positive.data(), a.nonzero.data(), rows}, {b.positive.data(), b.nonzero.data(), others}, words,
+                          kind, static_cast<std::int64_t>(length), got.data());
+    check(same(got, want), "bit_product", "any codes", length);
+}
+
+// Each instruction set that there is, beside counting one word after the other.
+template <BitCodes KIND>
+void test_counts(std::size_t words, Random& random) {
+    std::vector<std::uint64_t> a(2 * words), b(8 * words);
+    for (auto* drawn : {&a, &b})
+        for (std::uint64_t& word : *drawn) word = static_cast<std::uint64_t>(random()) << 32 | random();
+    std::vector<halfeven::FourCounts> kernels = {halfeven::four_plain<KIND>};
+#if defined(HALFEVEN_COUNTS_X86)
+    if (__builtin_cpu_supports("popcnt")) kernels.push_back(halfeven::four_popcnt<KIND>);
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vpopcntdq"))
+        kernels.push_back(halfeven::four_vector<KIND>);
+#endif
+    const std::uint64_t *an = a.data() + words, *bn = b.data() + 4 * words;
+    for (const halfeven::FourCounts kernel : kernels) {
+        std::vector<std::int64_t> got(4), want(4);
+        kernel(a.data(), an, b.data(), bn, words, words, got.data());
+        for (std::size_t j = 0; j < 4; ++j)
+            want[j] = halfeven::reference::counted<KIND>(a.data(), an, b.data() + j * words, bn + j * words, words);
+        check(same(got, want), "counts of four rows", "any words", words);
+    }
+}
+
+void test_bits(Random& random) {
+    for (const BitCodes kind : {BitCodes::SIGN, BitCodes::UNIT, BitCodes::TERNARY})
+        for (const std::size_t length : SIZES) test_bits(kind, 3, length < 1000 ? 11 : 6, length, random);
+    test_bits(BitCodes::SIGN, 2, 33000, 65, random);  // more rows than a turn takes
+    for (const std::size_t words : {0, 1, 7, 8, 9, 16, 100}) {
+        test_counts<BitCodes::SIGN>(words, random);
+        test_counts<BitCodes::UNIT>(words, random);
+        test_counts<BitCodes::TERNARY>(words, random);
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -161,5 +232,6 @@ int main() {
             }
     test_gemms(random);
     test_convs(random);
+    test_bits(random);
     return test::finish();
 }

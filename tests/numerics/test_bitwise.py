@@ -1,6 +1,9 @@
 """Products on bits equal integer products of the same codes, and the float products of the fake-quantized ones."""
 
+import subprocess
+import sys
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +13,11 @@ from hypothesis import strategies as st
 from halfeven.errors import BadOption
 from halfeven.numerics import bitwise, integer_ops
 from halfeven.numerics.bitwise import Coding, pack, popcount, scaled, unpack
+from halfeven.numerics.native import use_numpy
 from halfeven.numerics.packing import pack_signs
 
 CODES = {Coding.SIGN: [-1, 1], Coding.UNIT: [0, 1], Coding.TERNARY: [-1, 0, 1]}
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "speedups.py"
 PAIRS = list(product(Coding, Coding))
 
 
@@ -51,7 +56,10 @@ def test_every_pair_of_codes_multiplies(a: Coding, b: Coding) -> None:
 def test_a_product_on_bits_is_the_integer_product(a: Coding, b: Coding, depth: int) -> None:
     rng = np.random.default_rng(depth)
     left, right = drawn(rng, a, (4, depth)), drawn(rng, b, (5, depth))
-    np.testing.assert_array_equal(bitwise.matmul(pack(left, a), pack(right, b)), left.astype(int) @ right.T.astype(int))
+    found = bitwise.matmul(pack(left, a), pack(right, b))
+    np.testing.assert_array_equal(found, left.astype(int) @ right.T.astype(int))
+    with use_numpy():
+        np.testing.assert_array_equal(bitwise.matmul(pack(left, a), pack(right, b)), found)
 
 
 def test_a_sign_product_is_n_less_twice_the_ones_of_the_exclusive_or() -> None:
@@ -121,3 +129,12 @@ def test_what_does_not_fit_is_refused() -> None:
         bitwise.conv2d(x, w, Coding.UNIT, Coding.SIGN, pad_value=-1)
     with pytest.raises(BadOption, match="no code of coding 'sign'"):
         bitwise.conv2d(x - 1, w, Coding.SIGN, Coding.SIGN, pads=(1, 1, 1, 1))
+
+
+def test_products_of_8_bits_and_of_1_bit_are_timed_beside_float_and_equal_the_integers() -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--shapes", "5x70x3", "--repeat", "2"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    [row] = [line for line in done.stdout.splitlines() if "5x70x3" in line]
+    assert row.count("times") == 3

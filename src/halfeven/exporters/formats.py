@@ -67,6 +67,7 @@ FORMATS: dict[str, Format] = {
         "executorch",
     ),
     "mnn": Format(".mnn", "MNN", "halfeven.exporters.mnn.write:write_mnn", "mnn"),
+    "tnn": Format(".tnnproto", "TNN, int8, with its .tnnmodel beside", "halfeven.exporters.tnn.write:write_tnn"),
     "tensorrt-cache": Format(
         ".cache",
         "TensorRT's calibration cache",

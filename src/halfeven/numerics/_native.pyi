@@ -150,3 +150,12 @@ def gemm_paired(
 def look_up_pairs(
     a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8], table: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8]
 ) -> None: ...
+def bit_product(
+    a: npt.NDArray[np.uint64],
+    a_nonzero: npt.NDArray[np.uint64],
+    b: npt.NDArray[np.uint64],
+    b_nonzero: npt.NDArray[np.uint64],
+    shape: tuple[int, int, int],
+    codes: int,
+    out: npt.NDArray[np.int64],
+) -> None: ...

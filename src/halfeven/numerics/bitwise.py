@@ -9,6 +9,8 @@ where a, b are the positive planes and m = nonzero(a) & nonzero(b). The last for
 counts the products that are not 0 and (a ^ b) & m those that are -1; the first two are what becomes of it when m is all
 ones, or when a ^ b is 0 wherever m is 1.
 
+`matmul` runs in C++ (cpp/include/halfeven/bits.hpp) where it was built; the definition is here, and the sums are exact.
+
 Bits are packed along the last axis, the first element in the lowest bit, into 64-bit words; the bits beyond K are 0.
 
 Padding. Codes of ±1 have no zero, so a convolution must say what its pads are: -1 or 1 (a bit, as the fastest kernels
@@ -32,6 +34,7 @@ import numpy.typing as npt
 
 from halfeven.errors import BadOption
 from halfeven.numerics.integer_ops import AnyCodes, patches
+from halfeven.numerics.native import native_module
 from halfeven.numerics.shifts import Integers
 
 Words: TypeAlias = npt.NDArray[np.uint64]
@@ -45,6 +48,9 @@ class Coding(StrEnum):
     SIGN = "sign"
     UNIT = "unit"
     TERNARY = "ternary"
+
+
+_KINDS = tuple(Coding)  # in the order of BitCodes in cpp/include/halfeven/bits.hpp
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +72,15 @@ def pack(codes: AnyCodes, coding: Coding) -> Packed:
     Raises:
         BadOption: a code is not one of `coding`.
     """
-    bad = (codes < _LEAST[coding]) | (codes > 1) | ((codes == 0) & (coding is Coding.SIGN))
-    if bad.any():
+    signs = coding is Coding.SIGN
+    if codes.size and (codes.min() < _LEAST[coding] or codes.max() > 1 or (signs and not codes.all())):
+        bad = (codes < _LEAST[coding]) | (codes > 1) | ((codes == 0) & signs)
         raise BadOption(f"Pack: {codes[bad].ravel()[0]} was found, which is no code of coding '{coding}'.")
-    return Packed(coding, _words(codes > 0), _words(codes != 0), codes.shape[-1])
+    positive = _words(codes > 0)
+    if coding is Coding.UNIT:
+        return Packed(coding, positive, positive, codes.shape[-1])
+    full = _words(np.ones(codes.shape[-1], np.bool_)) if signs else _words(codes != 0)
+    return Packed(coding, positive, np.broadcast_to(full, positive.shape), codes.shape[-1])
 
 
 def unpack(packed: Packed) -> npt.NDArray[np.int8]:
@@ -86,8 +97,13 @@ def matmul(a: Packed, b: Packed) -> Integers:
     """
     if a.length != b.length:
         raise BadOption(f"Bitwise matmul: rows of {a.length} and {b.length} codes do not multiply.")
-    rows = [_dots(a, b, row) for row in range(len(a.positive))]
-    return np.array(rows, np.int64).reshape(len(a.positive), len(b.positive))
+    shape = len(a.positive), len(b.positive)
+    if (module := native_module()) is None:
+        return np.array([_dots(a, b, row) for row in range(shape[0])], np.int64).reshape(shape)
+    dots = np.empty(shape, np.int64)
+    planes = (np.ravel(plane) for packed in (a, b) for plane in (packed.positive, packed.nonzero))
+    module.bit_product(*planes, (*shape, a.length), _KINDS.index(_kind(a, b)), dots.reshape(-1))
+    return dots
 
 
 def conv2d(
@@ -135,11 +151,17 @@ def popcount(words: Words) -> Integers:
     return counts
 
 
+def _kind(a: Packed, b: Packed) -> Coding:
+    """Whose formula holds: that of one coding if both have it, else the one of any two."""
+    return a.coding if a.coding is b.coding else Coding.TERNARY
+
+
 def _dots(a: Packed, b: Packed, row: int) -> Integers:
     """One row of `a` with all rows of `b`."""
-    if a.coding is b.coding is Coding.SIGN:
+    kind = _kind(a, b)
+    if kind is Coding.SIGN:
         return np.asarray(a.length - 2 * popcount(a.positive[row] ^ b.positive).sum(-1), np.int64)
-    if a.coding is b.coding is Coding.UNIT:
+    if kind is Coding.UNIT:
         return np.asarray(popcount(a.positive[row] & b.positive).sum(-1), np.int64)
     both = a.nonzero[row] & b.nonzero
     negative = (a.positive[row] ^ b.positive) & both

@@ -11,11 +11,12 @@ from halfeven.targets.onnxruntime import ONNXRUNTIME, ONNXRUNTIME_ARM
 from halfeven.targets.openvino import OPENVINO
 from halfeven.targets.target import Target
 from halfeven.targets.tensorrt import TENSORRT
+from halfeven.targets.tnn import TNN
 from halfeven.targets.vitis import VITIS_DPU
 
 _ALL = (
     *(ONNXRUNTIME, ONNXRUNTIME_ARM, OPENVINO, TENSORRT, INTEGER, NCNN, NCNN_X86),
-    *(LITERT, LITERT_INT16, EXECUTORCH, MNN, HORIZON, HORIZON_BEFORE_3_0_31, HORIZON_INT16, VITIS_DPU),
+    *(LITERT, LITERT_INT16, EXECUTORCH, MNN, TNN, HORIZON, HORIZON_BEFORE_3_0_31, HORIZON_INT16, VITIS_DPU),
 )
 TARGETS: dict[str, Target] = {t.name: t for t in _ALL}
 
