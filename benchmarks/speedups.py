@@ -59,15 +59,15 @@ def works(shape: Shape) -> dict[str, Work]:
     left, right = (rng.choice(np.array([-1, 1], np.int8), sizes) for sizes in ((rows, depth), (columns, depth)))
     packed, weight = pack(left, Coding.SIGN), pack(right, Coding.SIGN)
     signs = left.astype(np.int64) @ right.T.astype(np.int64)
-    made = {
+    made: dict[str, Work] = {
         "float32": product("MatMul", left.astype(np.float32), right.T.astype(np.float32).copy(), TensorProto.FLOAT),
         "8 bits": product("MatMulInteger", a, b, TensorProto.INT32),
         "1 bit": lambda: bitwise.matmul(packed, weight),
         "1 bit, packed while it runs": lambda: bitwise.matmul(pack(left, Coding.SIGN), weight),
     }
     wanted = dict.fromkeys(made, signs) | {"8 bits": a.astype(np.int64) @ b.astype(np.int64)}
-    for name, work in made.items():
-        if not np.array_equal(work(), wanted[name]):
+    for name in made:
+        if not np.array_equal(made[name](), wanted[name]):
             raise SystemExit(f"{name}, {shape}: the product is not that of the integers.")
     return made
 

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from halfeven.training.network import QuantizedNetwork
 
 SKIPPED = ("equalize", "gptq", "absorb", "correct")  # they choose weights, which training does
+RENEWED = (
+    "the plan's scales are of equalized channels, and training leaves channels as they are: the scales are taken anew "
+    "from the data, all else is as the plan has it"
+)
 SAMPLES = 8
 """How many samples `conform` runs if nothing else is said."""
 
@@ -70,7 +74,8 @@ def prepare(
         example_inputs: What the module's forward takes; without `data` the ranges are calibrated with it.
         data: To calibrate with, as for `quantize`.
         target: Name of the target.
-        plan: A plan to follow, calibrated or not.
+        plan: A plan to follow, calibrated or not. Scales of equalized channels are taken anew from the data, as
+            training leaves channels as they are.
         batchnorm: "krishnamoorthi", "jacob" or "frozen" keep BatchNormalization behind a convolution alive, as
             `training.batchnorm` says; "folded" trains the folded weights.
         scales: "log" trains the logarithm of each scale, "linear" the scale itself (LSQ as published; give it a rate of
@@ -98,6 +103,7 @@ def prepare(
     bits = Bits(weight_bits, activation_bits, first_and_last)
     given = [example_inputs] if data is None and example_inputs is not None else data
     source, said = float_model(model, example_inputs)
+    plan, renewed = _of_channels_as_they_are(plan)
     returns = _returned(model, example_inputs, source)
     result = api.quantize(
         source,
@@ -120,8 +126,16 @@ def prepare(
         codes=codes,
     )
     network.returns = returns
-    network.notes = (*said, *result.notes, *network.notes, *keep_frozen(network, model, source))
+    network.notes = (*said, *renewed, *result.notes, *network.notes, *keep_frozen(network, model, source))
     return network
+
+
+def _of_channels_as_they_are(plan: Plan | str | Path | None) -> tuple[Plan | None, tuple[str, ...]]:
+    """The plan, without its scales if they are of equalized channels; and what is to be said of that."""
+    plan = Plan.load(plan) if isinstance(plan, str | Path) else plan
+    if plan is None or not plan.scaling:
+        return plan, ()
+    return plan.uncalibrated(), (RENEWED,)
 
 
 def _in_bits(

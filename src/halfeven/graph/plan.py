@@ -81,6 +81,14 @@ class Plan:
     scaling: str | None = None
     """Of a calibrated plan, the digest of the factors by which channels were equalized: its scales hold for these."""
 
+    def uncalibrated(self) -> "Plan":
+        """The plan without the scales that data or weights gave; those that placing pinned stay."""
+        groups = {
+            g: replace(q, params=None, method="") if q.method and q.params is not None else q
+            for g, q in self.groups.items()
+        }
+        return replace(self, groups=groups, scaling=None)
+
     def at(self, site: Site) -> Quantizer | None:
         """The quantizer of a site, if it has one."""
         group = self.sites.get(site)
