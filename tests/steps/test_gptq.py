@@ -170,6 +170,30 @@ def test_rounded_weights_lie_on_their_grid(build: Build, samples: Samples, place
 
 
 @pytest.mark.parametrize("name", NETS)
+def test_a_pruned_weight_stays_zero_and_the_others_make_up_for_it(
+    build: Build, samples: Samples, placed: Placed, name: str
+) -> None:
+    rng = np.random.default_rng(7)
+    dense = build(NETS[name])
+    pruned = {}
+    for node in dense.graph:
+        if node.name in ("a", "c"):
+            weight = node.inputs[1].const_value.numpy()
+            pruned[node.inputs[1].name] = np.where(rng.random(weight.shape) < 0.3, 0, weight).astype(np.float32)
+    model = build(NETS[name], **pruned)
+    data = _mixed(samples(model, 24))
+    before = pipeline(Observe(), Calibrate(method="minmax"))(placed(model, INTEGER, data), data)
+    after = Gptq()(before, data, lambda task, done, total: None)
+    moved = 0
+    for node, value in (("a", "w"), ("c", "v")):
+        rounded, params = _constant(after, node, 1), after.plan.at(Site(value, node, 1)).params
+        assert not rounded[pruned[value] == 0].any()
+        codes = quantize(pruned[value], params)
+        moved += int((quantize(rounded, params) != codes).sum())
+    assert moved > 0
+
+
+@pytest.mark.parametrize("name", NETS)
 def test_no_row_is_worse_than_rounded_to_the_nearest(build: Build, samples: Samples, placed: Placed, name: str) -> None:
     before, after, _ = _rounded(build, samples, placed, name)
     improved = 0

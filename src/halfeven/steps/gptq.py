@@ -8,8 +8,9 @@ arXiv:2210.17323: in the order of columns j, with U the upper Cholesky factor of
     q_j = quantize(w_j);   e = (w_j - q_j) / U_jj;   w_k -= e U_jk  for k > j               (eqs. 2, 3 of the paper)
 
 C is damped by a share of its mean diagonal, and columns are taken from the largest variance to the least. A group of
-channels (depthwise: each channel) has its own C. The result is kept only where it has less expected error than rounding
-to nearest has, row by row, so the step can only help on the data it has seen.
+channels (depthwise: each channel) has its own C. A weight that is zero stays zero, so that a pruned network stays
+pruned; the weights behind take up its error. The result is kept only where it has less expected error than rounding to
+nearest has, row by row, so the step can only help on the data it has seen.
 """
 
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ Doubles = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
 AT_ONCE = 2  # layers, each with a few matrices of the size of its second moments
 BLOCK = 64  # columns
+NEVER = 2.0**600  # the step of a pruned weight: whatever it takes up, its code is 0
 
 
 class Rounded(NamedTuple):
@@ -96,7 +98,9 @@ class Gptq:
         form = moments.covariance if free else moments.gram / max(moments.count, 1)
         nearest = matrix_of(node, dequantize(quantize(x, params), params)).astype(np.float64)
         shifted = matrix + zero * scale  # with a zero point, w - (q - z) s = (w + z s) - q s
-        found = (solve_gptq(shifted, scale, form, limits, self.damping) - zero) * scale
+        pruned = matrix == 0
+        steps = np.where(pruned & (zero == 0), NEVER, scale)
+        found = np.where(pruned, 0.0, (solve_gptq(shifted, steps, form, limits, self.damping) - zero) * scale)
         better = _error(matrix - found, form) < _error(matrix - nearest, form)
         chosen = np.where(better[:, :, None], found, nearest)
         if bias is not None:
