@@ -63,6 +63,7 @@ CHINESE = {
     "the same, activations int8 inside the kernel": "同上，激活在核内为 int8",
     "C99 for bare metal, integers only": "裸机用 C99 代码，只用整数",
     "ncnn, int8, with its .bin beside": "ncnn，int8，旁边有 .bin",
+    "TNN, int8, with its .tnnmodel beside": "TNN，int8，旁边有 .tnnmodel",
     "OpenVINO IR with FakeQuantize, its .bin beside": "带 FakeQuantize 的 OpenVINO IR，旁边有 .bin",
     "TensorRT's calibration cache": "TensorRT 的校准缓存",
     "the same of its min-max calibrator": "同上，来自其 min-max 校准器",

@@ -84,6 +84,7 @@ IMPORTS: dict[str, Import] = {
     "vitis-fix": Import(
         "Vitis AI's fix positions", "halfeven.importers.tables.others:read_fix_positions", ("param", "output", "input")
     ),
+    "tnn": Import("TNN, quantized", "halfeven.importers.tables.tnn:read_tnn_plan", suffixes=(".tnnproto",)),
     "ncnn-table": Import(
         "ncnn's calibration table", "halfeven.importers.tables.others:read_ncnn_table", suffixes=(".table",)
     ),

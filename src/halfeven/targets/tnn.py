@@ -9,7 +9,8 @@ The kernels with int8 codes: Convolution (with Relu), InnerProduct, Add of two t
 Pooling and Upsample. Of these an average over codes is cut towards zero in 16 bits and a linear Upsample has its own
 fixed-point weights, so averages and Upsamples other than the nearest stay float. What moves codes has no int8 kernel;
 TNN makes the codes real before it and gets the same ones behind it, which is why their scales are shared.
-On Arm TNN adds a sum into the 1 x 1 convolution before it, without rounding in between: one code may differ.
+TNN's optimizer adds a sum into the 1 x 1 convolution before it, which then makes no codes of its own: codes of such a
+sum are nearer to the real numbers than those of the plan, and differ where that rounds or saturates.
 """
 
 from halfeven.numerics.grid import INT8, INT8_NARROW

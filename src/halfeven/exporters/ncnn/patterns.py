@@ -7,7 +7,7 @@ x * Clip(x + 3, 0, 6) / 6                          HardSwish
 from halfeven.exporters.ncnn.blobs import Blobs
 from halfeven.exporters.ncnn.elementwise import SIXTH
 from halfeven.exporters.ncnn.layers import bounds
-from halfeven.graph.network import Op, Tensor
+from halfeven.graph.network import Network, Op, Tensor
 
 
 def fused(op: Op, blobs: Blobs) -> bool:
@@ -18,40 +18,54 @@ def fused(op: Op, blobs: Blobs) -> bool:
 
 
 def _softmax(flat: Op, blobs: Blobs) -> bool:
-    x = flat.inputs[0]
-    soft = _only_reader(flat, "Softmax", blobs)
-    back = None if soft is None else _only_reader(soft, "Reshape", blobs)
-    if x is None or soft is None or back is None or back.inputs[1] is None:
+    x, group = flat.inputs[0], softmax_group(flat, blobs.network)
+    if x is None or not group:
         return False
-    view, shape = blobs.view(x), blobs.network.maker(back.inputs[1].name)
-    whole = shape is not None and shape.kind == "Shape" and shape.inputs[0] is x and not shape.attributes
-    last = int(flat.attributes.get("axis", 1)) in (-1, len(view.dims) - 1) and view.batch != len(view.dims) - 1
-    if not whole or not last or int(soft.attributes.get("axis", -1)) not in (-1, 1):
+    view = blobs.view(x)
+    if int(flat.attributes.get("axis", 1)) not in (-1, len(view.dims) - 1) or view.batch == len(view.dims) - 1:
         return False
-    [top] = blobs.emit("Softmax", soft.name, [blobs.real(x)], {0: len(view.blob) - 1, 1: 1})
-    blobs.give(back.outputs[0], top, view, back.clamp)
-    blobs.done.update((id(soft), id(back)))
+    [top] = blobs.emit("Softmax", group[0].name, [blobs.real(x)], {0: len(view.blob) - 1, 1: 1})
+    blobs.give(group[-1].outputs[0], top, view, group[-1].clamp)
+    blobs.done.update(map(id, group))
     return True
 
 
 def _hard_swish(add: Op, blobs: Blobs) -> bool:
-    x, three = _with_constant(add)
-    clip = _only_reader(add, "Clip", blobs)
-    product = None if clip is None else _only_reader(clip, "Mul", blobs)
-    ratio = None if product is None else _only_reader(product, "Div", blobs)
-    if x is None or three != 3.0 or clip is None or product is None or ratio is None:
+    x, group = hard_swish_group(add, blobs.network)
+    if x is None:
         return False
+    [top] = blobs.emit("HardSwish", group[-1].name, [blobs.real(x)], {0: SIXTH, 1: 0.5})
+    blobs.give(group[-1].outputs[0], top, blobs.view(x))
+    blobs.done.update(map(id, group))
+    return True
+
+
+def softmax_group(flat: Op, network: Network) -> list[Op]:
+    """The Softmax over rows, and the Reshape to the shape before, behind a Flatten; none if there are no such."""
+    soft = _only_reader(flat, "Softmax", network)
+    back = None if soft is None else _only_reader(soft, "Reshape", network)
+    if soft is None or back is None or back.inputs[1] is None or int(soft.attributes.get("axis", -1)) not in (-1, 1):
+        return []
+    shape = network.maker(back.inputs[1].name)
+    whole = shape is not None and shape.kind == "Shape" and shape.inputs[0] is flat.inputs[0] and not shape.attributes
+    return [soft, back] if whole else []
+
+
+def hard_swish_group(add: Op, network: Network) -> tuple[Tensor | None, list[Op]]:
+    """What a HardSwish that begins with an Add of 3 is of, and the operators behind the Add; None: there is none."""
+    x, three = _with_constant(add)
+    clip = _only_reader(add, "Clip", network)
+    product = None if clip is None else _only_reader(clip, "Mul", network)
+    ratio = None if product is None else _only_reader(product, "Div", network)
+    if x is None or three != 3.0 or clip is None or product is None or ratio is None:
+        return None, []
     plain = bounds(clip) == (0.0, 6.0) and {t.name for t in product.inputs if t is not None} == {
         x.name,
         clip.outputs[0].name,
     }
     same, six = _with_constant(ratio)
-    if not plain or six != 6.0 or same is not ratio.inputs[0] or ratio.clamp is not None:
-        return False
-    [top] = blobs.emit("HardSwish", ratio.name, [blobs.real(x)], {0: SIXTH, 1: 0.5})
-    blobs.give(ratio.outputs[0], top, blobs.view(x))
-    blobs.done.update((id(clip), id(product), id(ratio)))
-    return True
+    fits = plain and six == 6.0 and same is ratio.inputs[0] and ratio.clamp is None
+    return (x, [clip, product, ratio]) if fits else (None, [])
 
 
 def _with_constant(op: Op) -> tuple[Tensor | None, float | None]:
@@ -63,9 +77,9 @@ def _with_constant(op: Op) -> tuple[Tensor | None, float | None]:
     return computed[0], float(held[0].ravel()[0])
 
 
-def _only_reader(op: Op, kind: str, blobs: Blobs) -> Op | None:
+def _only_reader(op: Op, kind: str, network: Network) -> Op | None:
     """The operator of a kind that alone reads a real output."""
     y = op.outputs[0]
-    readers = blobs.network.readers(y.name)
-    ends = any(t.name == y.name for t in blobs.network.outputs)
+    readers = network.readers(y.name)
+    ends = any(t.name == y.name for t in network.outputs)
     return readers[0] if len(readers) == 1 and readers[0].kind == kind and not ends and not y.coded else None

@@ -26,7 +26,10 @@ def evaluate(op: Op, blobs: Blobs) -> bool:
     """Work an operator on shapes out; False if it is none, or one that this cannot."""
     if len(op.outputs) != 1:
         return False
-    found = _shape(op, blobs) if op.kind in ("Shape", "Size") else _computed(op, blobs)
+    if op.kind in ("Shape", "Size"):
+        found = _shape(op, blobs)
+    else:
+        found = computed(op, [None if t is None else _known(t, blobs) for t in op.inputs])
     if found is None:
         return False
     blobs.known[op.outputs[0].name] = found
@@ -68,8 +71,8 @@ def _shape(op: Op, blobs: Blobs) -> Array | None:
     return np.array(dims[start : None if end is None else int(end)], object)
 
 
-def _computed(op: Op, blobs: Blobs) -> Array | None:
-    operands = [None if t is None else _known(t, blobs) for t in op.inputs]
+def computed(op: Op, operands: list[Array | None]) -> Array | None:
+    """What an operator makes of whole numbers, None or a name where one is not known; None: it cannot be told."""
     if not operands or any(t is not None and x is None for t, x in zip(op.inputs, operands, strict=True)):
         return None
     x, rest = operands[0], operands[1:]
@@ -88,7 +91,9 @@ def _computed(op: Op, blobs: Blobs) -> Array | None:
         case "Reshape" if rest[0] is not None:
             return x.reshape([int(n) for n in rest[0].ravel()])
     if op.kind in _ARITHMETIC and len(operands) == 2 and rest[0] is not None:
-        each = np.frompyfunc(lambda a, b: None if a is None or b is None else _ARITHMETIC[op.kind](a, b), 2, 1)
+        each = np.frompyfunc(
+            lambda a, b: _ARITHMETIC[op.kind](a, b) if isinstance(a, int) and isinstance(b, int) else None, 2, 1
+        )
         return np.asarray(each(x, rest[0]), object)
     return None
 

@@ -1,0 +1,1 @@
+"""TNN: networks as .tnnproto and .tnnmodel."""
