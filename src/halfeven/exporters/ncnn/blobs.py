@@ -130,6 +130,13 @@ class Blobs:
             return View(tuple(int(d) for d in np.shape(tensor.data)))  # type: ignore[arg-type]
         return self.views[tensor.name]
 
+    def lengths(self, tensor: Tensor, op: Op) -> list[int | None] | None:
+        """As a Shape gives them: 1 for the batch, None for an open one; None for a tensor that is not written."""
+        if tensor.constant is None and tensor.name not in self.views:
+            return None
+        view = self.view(tensor)
+        return [1 if i == view.batch else d for i, d in enumerate(view.dims)]
+
     def values(self, tensor: Tensor) -> Array:
         """The real numbers of a constant."""
         data = tensor.data

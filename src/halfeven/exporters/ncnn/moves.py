@@ -17,9 +17,9 @@ An end of -233 of a Crop is the end of the axis. Sources: ncnn src/layer, 202610
 
 from math import prod
 
+from halfeven.exporters.computed_shapes import fixed, numbers
 from halfeven.exporters.ncnn.blobs import Blobs, View, refuse
 from halfeven.exporters.ncnn.parts import Param
-from halfeven.exporters.ncnn.shapes import fixed, numbers
 from halfeven.graph.network import Op, Tensor
 
 Params = dict[int, Param]

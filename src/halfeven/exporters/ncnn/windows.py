@@ -1,8 +1,8 @@
 """Pools, Resize and Pad: operators on windows of an image; `moves` lists ncnn's parameters."""
 
+from halfeven.exporters.computed_shapes import fixed
 from halfeven.exporters.ncnn.blobs import Blobs, View, refuse
 from halfeven.exporters.ncnn.moves import KINDS, PADS, Params
-from halfeven.exporters.ncnn.shapes import fixed
 from halfeven.graph.network import Op
 
 EXPLICIT, UPPER, LOWER = 1, 2, 3

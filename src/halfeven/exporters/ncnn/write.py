@@ -11,11 +11,11 @@ from pathlib import Path
 from halfeven.draft import Draft
 from halfeven.errors import UnsupportedByTarget
 from halfeven.exporters.companion import weights_beside
+from halfeven.exporters.computed_shapes import evaluate
 from halfeven.exporters.ncnn import elementwise, layers, moves, windows
 from halfeven.exporters.ncnn.blobs import Blobs, refuse
 from halfeven.exporters.ncnn.parts import Layer, param_text, with_splits
 from halfeven.exporters.ncnn.patterns import fused
-from halfeven.exporters.ncnn.shapes import evaluate
 from halfeven.exporters.onnx import to_qdq
 from halfeven.graph.files import write_file, write_text
 from halfeven.graph.lower import lower

@@ -137,6 +137,10 @@ class Blobs:
             self._dims[tensor.name] = tuple(named)
         return self._dims[tensor.name]
 
+    def lengths(self, tensor: Tensor, op: Op) -> Dims | None:
+        """As a Shape gives them, an open one by its name; None for a tensor that is not written."""
+        return None if tensor.constant is None and tensor.name not in self.blobs else self.dims(tensor, op)
+
     def values(self, tensor: Tensor) -> Array:
         """The real numbers of a constant."""
         data, params = tensor.data, tensor.params

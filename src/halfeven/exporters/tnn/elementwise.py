@@ -20,12 +20,12 @@ net_optimizer_convert_int8_layers.cc.
 
 import numpy as np
 
+from halfeven.exporters.computed_shapes import fixed
 from halfeven.exporters.ncnn.layers import bounds
 from halfeven.exporters.ncnn.patterns import hard_swish_group, softmax_group
 from halfeven.exporters.tnn.blobs import Blobs, quantized, refuse
 from halfeven.exporters.tnn.layers import saturates
 from halfeven.exporters.tnn.parts import LARGEST, Array, Param, raw, string
-from halfeven.exporters.tnn.shapes import fixed
 from halfeven.graph.network import Op, Tensor
 
 BINARY = {k: k for k in ("Add", "Sub", "Mul", "Div")} | {"Max": "Maximum", "Min": "Minimum"}

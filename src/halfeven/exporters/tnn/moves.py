@@ -20,10 +20,10 @@ device/arm/acc/arm_concat_layer_acc.cc, arm_pool_layer_acc.cc, arm_upsample_laye
 
 from collections.abc import Sequence
 
+from halfeven.exporters.computed_shapes import fixed, numbers
 from halfeven.exporters.tnn.blobs import Blobs, Dims, quantized, refuse
 from halfeven.exporters.tnn.layers import AUTO, EXPLICIT
 from halfeven.exporters.tnn.parts import Param
-from halfeven.exporters.tnn.shapes import fixed, numbers
 from halfeven.graph.network import Op, Tensor
 
 FAR = (1 << 31) - 1

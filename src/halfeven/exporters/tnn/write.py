@@ -12,11 +12,11 @@ from pathlib import Path
 
 from halfeven.draft import Draft
 from halfeven.errors import UnsupportedByTarget
+from halfeven.exporters.computed_shapes import evaluate
 from halfeven.exporters.onnx import to_qdq
 from halfeven.exporters.tnn import elementwise, layers, moves
 from halfeven.exporters.tnn.blobs import Blobs, refuse
 from halfeven.exporters.tnn.parts import Made, model_bytes, proto_text
-from halfeven.exporters.tnn.shapes import evaluate
 from halfeven.graph.files import write_file, write_text
 from halfeven.graph.lower import REQUANTIZE, lower
 from halfeven.graph.network import BORDERS, Network, Op

@@ -1,16 +1,31 @@
 """Shapes and indices that a network computes while it runs, worked out when the file is written.
 
-A Shape gives the lengths of a tensor's axes: 1 for the batch, None for an open one. What follows up to the Reshape,
-Slice or Resize that uses it moves and computes these few numbers; what depends on an open length is None again.
+A Shape gives the lengths of a tensor's axes as the format has them, an open one as None or by its name. What follows,
+up to the Reshape, Slice or Resize that uses it, moves and computes these few numbers; what is computed from an open
+length is None.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from halfeven.exporters.ncnn.blobs import Blobs
-from halfeven.exporters.ncnn.parts import Array
 from halfeven.graph.network import Op, Tensor
+
+Array = npt.NDArray[np.generic]
+
+
+class Shapes(Protocol):
+    """What a writer knows of shapes."""
+
+    known: dict[str, Array]
+    """Tensors that were worked out, by name."""
+
+    def lengths(self, tensor: Tensor, op: Op) -> Sequence[Any] | None:
+        """Of the axes of a tensor that `op` reads; None if the tensor is not written."""
+        ...
+
 
 _ARITHMETIC: dict[str, Callable[[int, int], int]] = {
     "Add": lambda a, b: a + b,
@@ -22,53 +37,58 @@ _ARITHMETIC: dict[str, Callable[[int, int], int]] = {
 }
 
 
-def evaluate(op: Op, blobs: Blobs) -> bool:
+def evaluate(op: Op, shapes: Shapes) -> bool:
     """Work an operator on shapes out; False if it is none, or one that this cannot."""
     if len(op.outputs) != 1:
         return False
     if op.kind in ("Shape", "Size"):
-        found = _shape(op, blobs)
+        found = _shape(op, shapes)
     else:
-        found = computed(op, [None if t is None else _known(t, blobs) for t in op.inputs])
+        found = computed(op, [None if t is None else _known(t, shapes) for t in op.inputs])
     if found is None:
         return False
-    blobs.known[op.outputs[0].name] = found
+    shapes.known[op.outputs[0].name] = found
     return True
 
 
-def numbers(tensor: Tensor | None, blobs: Blobs) -> list[int | None] | None:
-    """The whole numbers of a tensor of shape arithmetic or a constant; None when they are not known."""
-    found = None if tensor is None else _known(tensor, blobs)
-    return None if found is None else [None if n is None else int(n) for n in found.ravel().tolist()]
+def numbers(tensor: Tensor | None, shapes: Shapes) -> list[Any] | None:
+    """The whole numbers of a tensor of shape arithmetic or a constant, open lengths as they are; None: not known."""
+    found = None if tensor is None else _known(tensor, shapes)
+    return None if found is None else _plain(found.ravel().tolist())
 
 
-def fixed(op: Op, port: int, name: str, blobs: Blobs) -> list[int] | None:
+def fixed(op: Op, port: int, name: str, shapes: Shapes) -> list[int] | None:
     """The whole numbers at an input, or in the attribute of older operators; None where some are not known."""
     if port < len(op.inputs):
-        found = numbers(op.inputs[port], blobs)
+        found = numbers(op.inputs[port], shapes)
     else:
         found = [int(n) for n in op.attributes[name]] if name in op.attributes else None
-    known = [n for n in found or [] if n is not None]
+    known = [n for n in found or [] if isinstance(n, int)]
     return None if found is None or len(known) < len(found) else known
 
 
-def _known(tensor: Tensor, blobs: Blobs) -> Array | None:
-    if tensor.name in blobs.known:
-        return blobs.known[tensor.name]
+def _known(tensor: Tensor, shapes: Shapes) -> Array | None:
+    if tensor.name in shapes.known:
+        return shapes.known[tensor.name]
     data = tensor.data
     return None if data is None or data.dtype.kind not in "iu" else data.astype(object)
 
 
-def _shape(op: Op, blobs: Blobs) -> Array | None:
+def _shape(op: Op, shapes: Shapes) -> Array | None:
     tensor = op.inputs[0]
-    if tensor is None or (tensor.constant is None and tensor.name not in blobs.views):
+    lengths = None if tensor is None else shapes.lengths(tensor, op)
+    if lengths is None:
         return None
-    view = blobs.view(tensor)
-    dims = [1 if i == view.batch else d for i, d in enumerate(view.dims)]
+    dims = _plain(lengths)
     if op.kind == "Size":
-        return np.array(None if None in dims else int(np.prod(dims)), object)  # type: ignore[arg-type]
+        whole = [d for d in dims if isinstance(d, int)]
+        return np.array(int(np.prod(whole)) if len(whole) == len(dims) else None, object)
     start, end = int(op.attributes.get("start", 0)), op.attributes.get("end")
     return np.array(dims[start : None if end is None else int(end)], object)
+
+
+def _plain(lengths: Sequence[Any]) -> list[Any]:
+    return [int(n) if isinstance(n, np.integer) else n for n in lengths]
 
 
 def computed(op: Op, operands: list[Array | None]) -> Array | None:
