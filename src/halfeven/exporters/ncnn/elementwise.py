@@ -22,8 +22,8 @@ import numpy as np
 
 from halfeven.exporters.computed_shapes import fixed
 from halfeven.exporters.ncnn.blobs import Blobs, Dims, View, clamped, refuse
-from halfeven.exporters.ncnn.layers import bounds
 from halfeven.exporters.ncnn.parts import Array, Param, plain
+from halfeven.exporters.patterns import bounds
 from halfeven.graph.network import Op, Tensor
 
 BINARY = {"Add": 0, "Sub": 1, "Mul": 2, "Div": 3, "Max": 4, "Min": 5, "Pow": 6}

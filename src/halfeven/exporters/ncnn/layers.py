@@ -22,6 +22,7 @@ import numpy as np
 
 from halfeven.exporters.ncnn.blobs import Blobs, View, clamped, refuse
 from halfeven.exporters.ncnn.parts import Array, Param, codes, plain, reciprocals, tagged
+from halfeven.exporters.patterns import bounds
 from halfeven.graph.network import Op, Tensor
 from halfeven.numerics.scheme import QParams
 
@@ -168,19 +169,6 @@ def _follower(op: Op, blobs: Blobs) -> Op | None:
     ):
         return None
     return readers[0] if bounds(readers[0]) is not None else None
-
-
-def bounds(op: Op) -> tuple[float, float] | None:
-    """Of a Relu or Clip, if they are constant."""
-    if op.kind == "Relu":
-        return 0.0, np.inf
-    found = [float(op.attributes.get("min", -np.inf)), float(op.attributes.get("max", np.inf))]
-    for port, tensor in enumerate(op.inputs[1:3]):
-        if tensor is not None:
-            if tensor.data is None or tensor.coded or tensor.data.size != 1:
-                return None
-            found[port] = float(tensor.data.ravel()[0])
-    return found[0], found[1]
 
 
 def _activation(op: Op, blobs: Blobs) -> Params:

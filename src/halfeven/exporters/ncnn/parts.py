@@ -27,6 +27,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from halfeven.graph.edit import unused
 from halfeven.numerics.conventions import Canonical, from_canonical
 from halfeven.numerics.scheme import QParams
 
@@ -92,12 +93,7 @@ def reciprocals(params: QParams) -> npt.NDArray[np.float32]:
 def safe_name(name: str, taken: set[str]) -> str:
     """A name that ncnn can read, not taken yet; it is taken now."""
     stem = re.sub(r"\s", "_", name).encode()[:NAME_BYTES].decode(errors="ignore") or "unnamed"
-    found, count = stem, 0
-    while found in taken:
-        count += 1
-        found = f"{stem}_{count}"
-    taken.add(found)
-    return found
+    return unused(stem, taken)
 
 
 def with_splits(layers: Sequence[Layer], outputs: Sequence[str]) -> list[Layer]:

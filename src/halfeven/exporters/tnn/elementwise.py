@@ -21,8 +21,7 @@ net_optimizer_convert_int8_layers.cc.
 import numpy as np
 
 from halfeven.exporters.computed_shapes import fixed
-from halfeven.exporters.ncnn.layers import bounds
-from halfeven.exporters.ncnn.patterns import hard_swish_group, softmax_group
+from halfeven.exporters.patterns import bounds, hard_swish_group, softmax_group
 from halfeven.exporters.tnn.blobs import Blobs, quantized, refuse
 from halfeven.exporters.tnn.layers import saturates
 from halfeven.exporters.tnn.parts import LARGEST, Array, Param, raw, string

@@ -255,9 +255,7 @@ def _float(
 
     steps = [*moves, *([("Squeeze", (1, 2))] if flat else [])]
     ends: list[tuple[str, ...]] = [()] * len(steps) + [(op.outputs[0].name,) if op.clamp is None else ()]
-    [top] = blobs.emit(
-        kind, op.name, [source], [*params, *([PLAIN] if kind != INNER else [])], weights, ends[-1 if not steps else 0]
-    )
+    [top] = blobs.emit(kind, op.name, [source], [*params, *([PLAIN] if kind != INNER else [])], weights, ends[0])
     for (move, values), names in zip(steps, ends[1:], strict=True):
         [top] = blobs.emit(move, f"{op.name}_{move}", [top], values, outputs=names)
     blobs.give(op.outputs[0], top, op.clamp)

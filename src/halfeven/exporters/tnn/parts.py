@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from halfeven.graph.edit import unused
 from halfeven.run.tnn_file import FLOAT, INT8, INT32, SCALE_OF, VERSION, WITH_AXES, Layer
 
 Array = npt.NDArray[np.generic]
@@ -64,12 +65,7 @@ def safe_name(name: str, taken: set[str]) -> str:
     """A name without what splits TNN's lines, not taken yet; it is taken now."""
     plain = re.sub(r'[\s,:"]', "_", name).replace(SCALE_OF, SCALE_OF[:-1])
     stem = plain.encode()[:NAME_BYTES].decode(errors="ignore") or "unnamed"
-    found, count = stem, 0
-    while found in taken:
-        count += 1
-        found = f"{stem}_{count}"
-    taken.add(found)
-    return found
+    return unused(stem, taken)
 
 
 def proto_text(inputs: Mapping[str, Sequence[int]], outputs: Sequence[str], layers: Sequence[Layer]) -> str:
