@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "halfeven/crew.hpp"
 #include "halfeven/extrema.hpp"
 #include "halfeven/feedback.hpp"
 #include "halfeven/histogram.hpp"
@@ -54,16 +55,25 @@ nb::tuple extrema(Input<float> x, int threads) {
     return nb::make_tuple(e.low, e.high, e.nans, e.infs);
 }
 
-nb::tuple channel_extrema(Input<float> x, std::tuple<std::size_t, std::size_t, std::size_t> cut) {
+nb::tuple channel_summary(Input<float> x, std::tuple<std::size_t, std::size_t, std::size_t> cut, std::size_t block,
+                          std::size_t stride, int threads) {
     const auto [outer, channels, inner] = cut;
     if (outer < 1 || inner < 1 || x.size() != outer * channels * inner)
-        throw std::invalid_argument("channel_extrema: x must have outer * channels * inner elements");
+        throw std::invalid_argument("channel_summary: x must have outer * channels * inner elements");
+    if (block < 1 || channels % block) throw std::invalid_argument("channel_summary: block must divide channels");
+    if (stride < 1) throw std::invalid_argument("channel_summary: stride must be at least 1");
+    const halfeven::Channels in{outer, channels, inner, block};
     std::vector<float> low(channels), high(channels);
+    std::vector<double> squares(channels);
     {
         nb::gil_scoped_release unlocked;
-        halfeven::channel_extrema(x.data(), outer, channels, inner, low.data(), high.data());
+        halfeven::Crew::get().run(threads, channels / block, [&](std::size_t part) {
+            const std::size_t first = part * in.block;
+            halfeven::channel_extrema(x.data(), in, first, low.data() + first, high.data() + first);
+            halfeven::channel_squares(x.data(), in, first, stride, squares.data() + first);
+        });
     }
-    return nb::make_tuple(as_array(std::move(low)), as_array(std::move(high)));
+    return nb::make_tuple(as_array(std::move(low)), as_array(std::move(high)), as_array(std::move(squares)));
 }
 
 nb::tuple as_tuple(halfeven::Histogram h) {
@@ -114,7 +124,7 @@ halfeven::Planes planes(const Lying& lying, std::size_t count) {
 }
 
 Output<double> tally_take(halfeven::Tally& tally, const std::vector<Input<float>>& tensors,
-                          const std::vector<std::size_t>& strides, const std::vector<Lying>& lying) {
+                          const std::vector<std::size_t>& strides, const std::vector<Lying>& lying, int threads) {
     if (tensors.size() != tally.size() || strides.size() != tally.size() || lying.size() != tally.size())
         throw std::invalid_argument("Tally.take: one array, one stride and one layout were expected for each tensor");
     if (std::find(strides.begin(), strides.end(), std::size_t{0}) != strides.end())
@@ -124,12 +134,12 @@ Output<double> tally_take(halfeven::Tally& tally, const std::vector<Input<float>
     for (std::size_t i = 0; i < tensors.size(); ++i) in.push_back(planes(lying[i], tensors[i].size()));
     {
         nb::gil_scoped_release unlocked;
-        for (std::size_t i = 0; i < tensors.size(); ++i) {
+        halfeven::Crew::get().run(threads, tensors.size(), [&](std::size_t i) {
             const halfeven::Extrema e =
                 tally.take(i, tensors[i].data(), tensors[i].size(), strides[i], in[i].plane ? &in[i] : nullptr);
             const double row[] = {e.low, e.high, static_cast<double>(e.nans), static_cast<double>(e.infs)};
             std::copy(row, row + 4, seen.data() + 4 * i);
-        }
+        });
     }
     return as_array(std::move(seen));
 }
@@ -353,10 +363,10 @@ NB_MODULE(_native, m) {
     using namespace nb::literals;
     nb::set_leak_warnings(false);  // what caches hold at exit is no leak
     m.def("extrema", &extrema, "x"_a.noconvert(), "threads"_a);
-    m.def("channel_extrema", &channel_extrema, "x"_a.noconvert(), "cut"_a);
+    m.def("channel_summary", &channel_summary, "x"_a.noconvert(), "cut"_a, "block"_a, "stride"_a, "threads"_a);
     nb::class_<halfeven::Tally>(m, "Tally")
         .def(nb::init<std::size_t>(), "tensors"_a)
-        .def("take", &tally_take, "tensors"_a.noconvert(), "strides"_a, "lying"_a)
+        .def("take", &tally_take, "tensors"_a.noconvert(), "strides"_a, "lying"_a, "threads"_a)
         .def("found", &tally_found, "index"_a);
     m.def("round_columns", &round_columns, "left"_a.noconvert(), "steps"_a.noconvert(), "factor"_a.noconvert(), "shape"_a,
           "start"_a, "stop"_a, "low"_a, "high"_a, "codes"_a.noconvert(), "errors"_a.noconvert());

@@ -40,25 +40,32 @@ void test_statistics(const Data& data, std::size_t size, std::mt19937& random) {
     }
 }
 
-void test_channels(const Data& data, std::size_t inner, std::mt19937& random) {
-    const std::size_t outer = 2, channels = 3;
+void test_channels(const Data& data, std::size_t inner, std::size_t block, std::mt19937& random) {
+    const std::size_t outer = 2, channels = 3 * block;
     const Floats x = data.make(outer * channels * inner, random);
     if (inner == 0) return;
-    float low[3], high[3];
-    halfeven::channel_extrema(x.data(), outer, channels, inner, low, high);
+    const halfeven::Channels in{outer, channels, inner, block};
     for (std::size_t channel = 0; channel < channels; ++channel) {
-        float least = x[channel * inner], most = least;
+        const std::size_t lane = channel % block, first = (channel - lane) * inner + lane, stride = 1 + inner % 7;
+        Floats low(block), high(block);
+        std::vector<double> squares(block);
+        halfeven::channel_extrema(x.data(), in, channel - lane, low.data(), high.data());
+        halfeven::channel_squares(x.data(), in, channel - lane, stride, squares.data());
+        float least = x[first], most = least;
+        double sum = 0;
         bool number = true;
         for (std::size_t i = 0; i < outer; ++i)
             for (std::size_t j = 0; j < inner; ++j) {
-                const float v = x[(i * channels + channel) * inner + j];
+                const float v = x[i * channels * inner + first + j * block], square = v * v;
                 number = number && !std::isnan(v);
                 least = v < least ? v : least;
                 most = v > most ? v : most;
+                if ((i * inner + j) % stride == 0) sum += static_cast<double>(square);
             }
-        const bool same = number ? low[channel] == least && high[channel] == most
-                                 : std::isnan(low[channel]) && std::isnan(high[channel]);
+        const bool same = number ? low[lane] == least && high[lane] == most
+                                 : std::isnan(low[lane]) && std::isnan(high[lane]);
         check(same, "extrema of channels", data.name, inner);
+        check(squares[lane] == sum || (std::isnan(squares[lane]) && std::isnan(sum)), "squares of channels", data.name, inner);
     }
 }
 
@@ -94,7 +101,8 @@ int main() {
     std::mt19937 random(2026);
     for (const std::size_t size : SIZES) {
         for (const Data& data : DATA) test_statistics(data, size, random);
-        for (const Data& data : DATA) test_channels(data, size, random);
+        for (const Data& data : DATA)
+            for (std::size_t block : {1, 3, 8, 16}) test_channels(data, size, block, random);
         test_search(size, random);
     }
     for (const Data& data : DATA) test_threads(data, random);

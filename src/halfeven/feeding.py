@@ -72,10 +72,16 @@ class Feed:
     calibration: Checked
     held_out: Checked
     labels: Mapping[str, frozenset[int]]
-    digest: str
+    given: Source
+    """The data of both, before they were divided."""
     preprocess: Preprocess | None
     colored: bool
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def digest(self) -> str:
+        """Of all that was given; asked for after a pass, it reads only what did not pass."""
+        return self.given.digest
 
     def said(self) -> tuple[str, ...]:
         """What was noticed about the data, in sentences."""
@@ -129,7 +135,7 @@ def open_data(
     colored = preprocess is not None and len(specs) == 1 and (specs[0].rank == 4)
     calibrating = Checked(calibration, specs)
     judging = Checked(judged, specs, instead=calibrating if isinstance(judged, Part) else None)
-    return Feed(calibrating, judging, judged.labels, source.digest, preprocess, colored, notes)
+    return Feed(calibrating, judging, judged.labels, source, preprocess, colored, notes)
 
 
 def _synthetic(model: ir.Model, specs: list[InputSpec], seed: int, held_out: bool, measured: bool) -> Feed:
@@ -139,7 +145,7 @@ def _synthetic(model: ir.Model, specs: list[InputSpec], seed: int, held_out: boo
     notes = [] if measured else [*source.notes]
     if held_out:
         notes.append("the figures compare float and INT8 on synthetic samples: they say little about real data")
-    return Feed(Checked(source, specs), Checked(judged, specs), {}, source.digest, None, False, notes)
+    return Feed(Checked(source, specs), Checked(judged, specs), {}, source, None, False, notes)
 
 
 def _divide(source: Source) -> tuple[Source, Source, list[str]]:

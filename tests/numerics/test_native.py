@@ -46,17 +46,24 @@ def test_the_same_histogram_and_extrema(name: str, size: int) -> None:
 
 
 @both
-@pytest.mark.parametrize("shape", [(1, 1), (1, 3, 1), (2, 5, 63), (1, 7, 64), (3, 4, 5, 13), (2, 2, 4097)])
+@pytest.mark.parametrize(
+    ("shape", "block"),
+    [
+        *(((1, 1), 1), ((1, 3, 1), 1), ((2, 5, 63), 1), ((1, 7, 64), 1), ((3, 4, 5, 13), 1), ((2, 2, 4097), 1)),
+        *(((1, 16, 7, 7), 8), ((2, 32, 5, 3), 16), ((1, 48, 33), 16), ((2, 6, 9), 3), ((2, 8, 1, 1), 8)),
+    ],
+)
 @pytest.mark.parametrize("name", DATA)
-def test_the_same_extrema_of_channels(name: str, shape: tuple[int, ...]) -> None:
+def test_the_same_summary_of_channels(name: str, shape: tuple[int, ...], block: int) -> None:
     with np.errstate(invalid="ignore"):
         x = DATA[name](np.random.default_rng(7), int(np.prod(shape))).astype(np.float32).reshape(shape)
-    found = native.channel_extrema(x)
-    with native.use_numpy(), np.errstate(invalid="ignore"):
-        expected = native.channel_extrema(x)
-    for mine, theirs in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(mine, theirs, strict=True)
-        assert not np.signbit(mine[mine == 0]).any()
+    for stride, threads in ((1, 1), (4, 2), (5000, 1)):
+        found = native.channel_summary(x, stride, block, threads)
+        with native.use_numpy(), np.errstate(invalid="ignore"):
+            expected = native.channel_summary(x, stride, block)
+        for mine, theirs in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(mine, theirs, strict=True)
+            assert not np.signbit(mine[mine == 0]).any()
 
 
 @both

@@ -250,7 +250,12 @@ def test_onnxruntime_itself_counts_and_concludes_the_same(seed: int, bins: int, 
     assert kl_range("onnxruntime", batches, bins, levels) == expected
 
 
-@given(x=hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-4, 4, width=32)).filter(lambda x: x.any()))
+# Of a range as narrow as that of subnormal numbers NumPy's histogram, which ONNX Runtime calls, refuses to make bins.
+@given(
+    x=hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-4, 4, width=32)).filter(
+        lambda x: np.abs(x).max() > 1e-30
+    )
+)
 def test_onnxruntime_agrees_on_few_values(x: np.ndarray) -> None:
     assert kl_range("onnxruntime", [x], 64, 16) == ort_range([x], 64, 16)[2]
 

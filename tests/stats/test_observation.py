@@ -43,9 +43,9 @@ def test_histograms_merge_exactly_in_any_order(samples: list[np.ndarray], data: 
 @given(SAMPLES, st.data())
 def test_filled_in_place_in_any_order_it_is_the_same(samples: list[np.ndarray], data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(samples))))
-    for switch in (nullcontext, use_numpy):
+    for switch, threads in ((nullcontext, 1), (nullcontext, 2), (use_numpy, 1)):
         with switch():
-            observers = Observers(["x", "y"], LIMIT)
+            observers = Observers(["x", "y"], LIMIT, threads)
             seen = {i: observers.take({"x": samples[i], "y": -samples[i]}) for i in order}
             for i in range(len(samples)):
                 observers.move(seen[i])

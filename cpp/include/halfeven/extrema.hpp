@@ -10,7 +10,9 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
+#include <vector>
 
 #include "halfeven/dispatch.hpp"
 
@@ -107,21 +109,86 @@ inline Extrema extrema(const float* x, std::size_t count) {
     return found;
 }
 
-// Lowest and highest element of each channel of a tensor [outer, channels, inner], infinities included and -0 as 0; NaN
-// where there is one. `outer` and `inner` are at least 1.
-inline void channel_extrema(const float* x, std::size_t outer, std::size_t channels, std::size_t inner, float* low,
-                            float* high) {
-    for (std::size_t channel = 0; channel < channels; ++channel) {
-        KeyRange keys;
-        for (std::size_t i = 0; i < outer; ++i) {
-            const KeyRange found = key_range(x + (i * channels + channel) * inner, inner);
-            keys.low = std::min(keys.low, found.low);
-            keys.high = std::max(keys.high, found.high);
+// Keys of `positions` blocks, lane by lane; `low` and `high` have an element for each lane and are widened. Left to
+// itself no compiler keeps one register for the lanes of each.
+inline void widen_lanes(const float* x, std::size_t positions, std::size_t block, std::int32_t* low,
+                        std::int32_t* high) {
+    for (std::size_t p = 0; p < positions; ++p)
+        for (std::size_t lane = 0; lane < block; ++lane) {
+            const std::int32_t key = key_of(bits_of(x[p * block + lane]));
+            low[lane] = std::min(low[lane], key);
+            high[lane] = std::max(high[lane], key);
         }
-        const float least = float_of(key_of(keys.low)), most = float_of(key_of(keys.high));
-        const bool both = !std::isnan(least) && !std::isnan(most);
-        low[channel] = both ? least + 0.0f : std::numeric_limits<float>::quiet_NaN();
-        high[channel] = both ? most + 0.0f : std::numeric_limits<float>::quiet_NaN();
+}
+
+#if defined(__GNUC__)
+template <int BLOCK>
+HALFEVEN_INLINE void widen_vectors(const float* x, std::size_t positions, std::int32_t* low, std::int32_t* high) {
+    typedef std::int32_t Keys __attribute__((vector_size(BLOCK * 4)));
+    Keys least, most, key;
+    std::memcpy(&least, low, sizeof least);
+    std::memcpy(&most, high, sizeof most);
+    for (std::size_t p = 0; p < positions; ++p, x += BLOCK) {
+        HALFEVEN_PREFETCH(x + AHEAD);
+        std::memcpy(&key, x, sizeof key);
+        key ^= (key >> 31) & 0x7fffffff;
+        least = key < least ? key : least;
+        most = key > most ? key : most;
+    }
+    std::memcpy(low, &least, sizeof least);
+    std::memcpy(high, &most, sizeof most);
+}
+#endif
+
+HALFEVEN_CLONES static void lane_keys(const float* x, std::size_t positions, std::size_t block, std::int32_t* low,
+                                      std::int32_t* high) {
+#if defined(__GNUC__)
+    if (block == 16) return widen_vectors<16>(x, positions, low, high);
+    if (block == 8) return widen_vectors<8>(x, positions, low, high);
+#endif
+    widen_lanes(x, positions, block, low, high);
+}
+
+// A tensor [outer, channels, inner] that lies as [outer, channels / block, inner, block]; all are at least 1.
+struct Channels {
+    std::size_t outer, count, inner, block;
+};
+
+// Lowest and highest element of the channels from `channel` on that make a block, infinities included and -0 as 0; NaN
+// where there is one.
+inline void channel_extrema(const float* x, Channels in, std::size_t channel, float* low, float* high) {
+    std::vector<std::int32_t> least(in.block, KeyRange().low), most(in.block, KeyRange().high);
+    for (std::size_t i = 0; i < in.outer; ++i) {
+        const float* plane = x + (i * in.count + channel) * in.inner;
+        if (in.block > 1) {
+            lane_keys(plane, in.inner, in.block, least.data(), most.data());
+            continue;
+        }
+        const KeyRange found = key_range(plane, in.inner);
+        least[0] = std::min(least[0], found.low);
+        most[0] = std::max(most[0], found.high);
+    }
+    for (std::size_t lane = 0; lane < in.block; ++lane) {
+        const float bottom = float_of(key_of(least[lane])), top = float_of(key_of(most[lane]));
+        const bool both = !std::isnan(bottom) && !std::isnan(top);
+        low[lane] = both ? bottom + 0.0f : std::numeric_limits<float>::quiet_NaN();
+        high[lane] = both ? top + 0.0f : std::numeric_limits<float>::quiet_NaN();
+    }
+}
+
+// Sums of the squares, rounded to float, of each `stride`-th element of these channels, the first included, added in
+// the order in which [outer, inner] are written.
+inline void channel_squares(const float* x, Channels in, std::size_t channel, std::size_t stride, double* sums) {
+    std::fill(sums, sums + in.block, 0.0);
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < in.outer; ++i) {
+        const float* plane = x + (i * in.count + channel) * in.inner;
+        for (; at < in.inner; at += stride)
+            for (std::size_t lane = 0; lane < in.block; ++lane) {
+                const float v = plane[at * in.block + lane];
+                sums[lane] += static_cast<double>(v * v);
+            }
+        at -= in.inner;
     }
 }
 

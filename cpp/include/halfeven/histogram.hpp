@@ -222,46 +222,6 @@ struct Planes {
     std::size_t channels;
 };
 
-// Keys of `positions` blocks, lane by lane; `low` and `high` have an element for each lane and are widened. Left to
-// itself no compiler keeps one register for the lanes of each.
-inline void widen_lanes(const float* x, std::size_t positions, std::size_t block, std::int32_t* low,
-                        std::int32_t* high) {
-    for (std::size_t p = 0; p < positions; ++p)
-        for (std::size_t lane = 0; lane < block; ++lane) {
-            const std::int32_t key = key_of(bits_of(x[p * block + lane]));
-            low[lane] = std::min(low[lane], key);
-            high[lane] = std::max(high[lane], key);
-        }
-}
-
-#if defined(__GNUC__)
-template <int BLOCK>
-HALFEVEN_INLINE void widen_vectors(const float* x, std::size_t positions, std::int32_t* low, std::int32_t* high) {
-    typedef std::int32_t Keys __attribute__((vector_size(BLOCK * 4)));
-    Keys least, most, key;
-    std::memcpy(&least, low, sizeof least);
-    std::memcpy(&most, high, sizeof most);
-    for (std::size_t p = 0; p < positions; ++p, x += BLOCK) {
-        HALFEVEN_PREFETCH(x + AHEAD);
-        std::memcpy(&key, x, sizeof key);
-        key ^= (key >> 31) & 0x7fffffff;
-        least = key < least ? key : least;
-        most = key > most ? key : most;
-    }
-    std::memcpy(low, &least, sizeof least);
-    std::memcpy(high, &most, sizeof most);
-}
-#endif
-
-HALFEVEN_CLONES static void lane_keys(const float* x, std::size_t positions, std::size_t block, std::int32_t* low,
-                                      std::int32_t* high) {
-#if defined(__GNUC__)
-    if (block == 16) return widen_vectors<16>(x, positions, low, high);
-    if (block == 8) return widen_vectors<8>(x, positions, low, high);
-#endif
-    widen_lanes(x, positions, block, low, high);
-}
-
 // Extrema of one lane times its factor, from its keys. Rounding keeps the order, so the extrema of the products are the
 // products of the extrema, as long as these are finite and the factor is positive.
 inline Extrema lane_extrema(const float* x, std::size_t positions, std::size_t block, std::int32_t low,

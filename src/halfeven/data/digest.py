@@ -1,13 +1,12 @@
 """SHA-256 of samples: of names, dtypes, shapes and bytes of all feeds, in order; a bad sample counts as a gap.
 
-It is asked for at the end of a pass over the data, so it is taken along while samples are read one after the other;
-only what was not read, or out of turn, is read for it.
+It is asked for at the end of a pass over the data, so each sample is hashed when it is read, in whatever order; only
+what was not read is read for it. The digest of all is that of the samples' digests in order.
 """
 
 import hashlib
 from collections.abc import Callable, Iterable
-from threading import Lock
-from typing import Protocol
+from contextlib import suppress
 
 import numpy as np
 
@@ -17,22 +16,12 @@ from halfeven.errors import BadCalibration
 BAD = b"\0bad\0"
 
 
-class Hash(Protocol):
-    """What `hashlib` makes."""
-
-    def update(self, data: bytes, /) -> None:
-        """Take more bytes in."""
-
-    def hexdigest(self) -> str:
-        """Of all bytes so far."""
-
-
 def feeds_digest(readers: Iterable[Reader]) -> str:
     """The digest (hex) of what the readers give."""
     state = hashlib.sha256()
     for read in readers:
         try:
-            _take(state, read())
+            state.update(_digest(read()))
         except BadCalibration:
             state.update(BAD)
     return state.hexdigest()
@@ -44,40 +33,34 @@ class Digested:
     def __init__(self, read: Callable[[int], Sample], count: int) -> None:
         """`count` samples that `read` gives by number."""
         self._read, self._count = read, count
-        self._state, self._next, self._lock = hashlib.sha256(), 0, Lock()
+        self._digests: dict[int, bytes] = {}
 
     def read(self, index: int) -> Sample:
         """The sample."""
         try:
             sample = self._read(index)
         except BadCalibration:
-            self._account(index, None)
+            self._digests.setdefault(index, BAD)
             raise
-        self._account(index, sample)
+        if index not in self._digests:
+            self._digests[index] = _digest(sample)
         return sample
 
     def __call__(self) -> str:
         """The digest of all samples."""
-        for index in range(self._next, self._count):
-            try:
-                self.read(index)
-            except BadCalibration:
-                continue
-        return self._state.hexdigest()
-
-    def _account(self, index: int, sample: Sample | None) -> None:
-        with self._lock:
-            if index != self._next:
-                return
-            self._next += 1
-            if sample is None:
-                self._state.update(BAD)
-            else:
-                _take(self._state, sample)
+        state = hashlib.sha256()
+        for index in range(self._count):
+            if index not in self._digests:
+                with suppress(BadCalibration):
+                    self.read(index)
+            state.update(self._digests[index])
+        return state.hexdigest()
 
 
-def _take(state: Hash, sample: Sample) -> None:
+def _digest(sample: Sample) -> bytes:
+    state = hashlib.sha256()
     for name in sorted(sample):
         array = np.ascontiguousarray(sample[name])
         state.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
-        state.update(array.tobytes())
+        state.update(array.reshape(-1).view(np.uint8).data)
+    return state.digest()

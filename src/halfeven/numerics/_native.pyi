@@ -5,9 +5,9 @@ import numpy as np
 import numpy.typing as npt
 
 def extrema(x: npt.NDArray[np.float32], threads: int) -> tuple[float, float, int, int]: ...
-def channel_extrema(
-    x: npt.NDArray[np.float32], cut: tuple[int, int, int]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]: ...
+def channel_summary(
+    x: npt.NDArray[np.float32], cut: tuple[int, int, int], block: int, stride: int, threads: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float64]]: ...
 def histogram(
     x: npt.NDArray[np.float32], stride: int, threads: int
 ) -> tuple[tuple[float, float, int, int], int, npt.NDArray[np.int64]]: ...
@@ -26,6 +26,7 @@ class Tally:
         tensors: Sequence[npt.NDArray[np.float32]],
         strides: Sequence[int],
         lying: Sequence[tuple[int, int, npt.NDArray[np.float32]]],
+        threads: int,
     ) -> npt.NDArray[np.float64]: ...
     def found(self, index: int) -> tuple[tuple[float, float, int, int], int, npt.NDArray[np.int64]]: ...
 

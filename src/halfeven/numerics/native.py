@@ -1,7 +1,7 @@
 """The kernels: C++ if it was built, NumPy if not; the one place that chooses.
 
 The NumPy functions here are the definitions, and C++ agrees with them bit for bit or is wrong: `extrema`,
-`channel_extrema` and `histogram` count and compare, which is exact in any order and with any number of threads;
+`channel_summary` and `histogram` count and compare, which is exact in any order and with any number of threads;
 `grid_errors` sums doubles in eight lanes, in one order.
 
 Expected squared error of a grid. Take r = x / scale, k = rint(r) clipped to the codes less the zero point, d = r - k.
@@ -80,15 +80,21 @@ def extrema(x: Floats, threads: int = 1) -> Extremes:
     return _native.extrema(flat, threads) if native() else _extrema(flat)
 
 
-def channel_extrema(x: Floats) -> tuple[Floats, Floats]:
-    """Lowest and highest element of each channel (axis 1) of `x`, shape (channels,); NaN where there is one.
+def channel_summary(x: Floats, stride: int, block: int = 1, threads: int = 1) -> tuple[Floats, Floats, Doubles]:
+    """Lowest and highest element and a sum of squares of each channel (axis 1) of `x`, shape (channels,).
 
-    `x` holds an element at least of each channel.
+    `x` holds an element at least of each channel; extrema are NaN where there is one. The squares, rounded to float32,
+    are those of each `stride`-th element in C order, the first included, added one after the other in float64. `x`
+    lies in memory as [batch, channels / block, plane, block]; the block divides the channels.
     """
+    batch, channels, plane = x.shape[0], x.shape[1], math.prod(x.shape[2:])
     if native():
-        return _native.channel_extrema(_flat(x), (x.shape[0], x.shape[1], math.prod(x.shape[2:])))
-    axes = (0, *range(2, x.ndim))
-    return x.min(axes) + np.float32(0), x.max(axes) + np.float32(0)  # + 0 makes -0 a 0
+        return _native.channel_summary(_flat(x), (batch, channels, plane), block, stride, threads)
+    lying = x.reshape(batch, channels // block, plane, block)
+    low, high = (extreme((0, 2)).ravel() + np.float32(0) for extreme in (lying.min, lying.max))  # + 0 makes -0 a 0
+    rows = lying.transpose(1, 3, 0, 2).reshape(channels, -1)[:, ::stride]
+    with np.errstate(over="ignore"):
+        return low, high, np.square(rows).cumsum(1, dtype=np.float64)[:, -1]
 
 
 def histogram(x: Floats, stride: int = 1, threads: int = 1) -> tuple[Extremes, int, Counts]:

@@ -50,9 +50,10 @@ PLAIN = Lying()
 class Tally(Protocol):
     """Histograms of a fixed number of tensors."""
 
-    def take(self, tensors: Sequence[Floats], strides: Sequence[int], lying: Sequence[Lying]) -> Doubles:
+    def take(self, tensors: Sequence[Floats], strides: Sequence[int], lying: Sequence[Lying], threads: int) -> Doubles:
         """Take one sample of each tensor in, float32 of shape (n,), counting each stride-th element of what is seen.
 
+        C++ uses as many `threads` as are told, NumPy one.
         Returns the sample's lowest and highest finite element, how many NaN and infinities: four numbers a tensor,
         shape (4 * tensors,); a tensor without finite elements has (inf, -inf).
         """
@@ -70,8 +71,9 @@ class _NativeTally:
     def __init__(self, tensors: int) -> None:
         self._compiled = native_module().Tally(tensors)
 
-    def take(self, tensors: Sequence[Floats], strides: Sequence[int], lying: Sequence[Lying]) -> Doubles:
-        seen: Doubles = self._compiled.take(tensors, strides, [(one.plane, one.block, one.factors) for one in lying])
+    def take(self, tensors: Sequence[Floats], strides: Sequence[int], lying: Sequence[Lying], threads: int) -> Doubles:
+        lies = [(one.plane, one.block, one.factors) for one in lying]
+        seen: Doubles = self._compiled.take(tensors, strides, lies, threads)
         return seen
 
     def found(self, index: int) -> tuple[Extremes, int, Counts]:
@@ -89,7 +91,7 @@ class NumpyTally:
         self._bins: list[dict[int, npt.NDArray[np.int64]]] = [{} for _ in range(tensors)]
         self._lock = Lock()
 
-    def take(self, tensors: Sequence[Floats], strides: Sequence[int], lying: Sequence[Lying]) -> Doubles:
+    def take(self, tensors: Sequence[Floats], strides: Sequence[int], lying: Sequence[Lying], threads: int) -> Doubles:
         """See Tally."""
         seen = np.empty((len(tensors), 4), np.float64)
         for i, (x, stride, one) in enumerate(zip(tensors, strides, lying, strict=True)):

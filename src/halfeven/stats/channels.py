@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfeven.errors import BadCalibration
-from halfeven.numerics.native import channel_extrema
+from halfeven.numerics.native import channel_summary
 from halfeven.stats.observation import stride_for
 
 Doubles = npt.NDArray[np.float64]
@@ -27,15 +27,13 @@ class ChannelRange:
     samples: int
 
     @classmethod
-    def of(cls, x: npt.NDArray[np.generic]) -> Self:
-        """Of one sample `x`, shape (batch, channels, ...)."""
-        rows = np.moveaxis(x, 1, 0).reshape(x.shape[1], -1)
-        single = x.dtype == np.float32
-        low, high = channel_extrema(np.asarray(x, np.float32)) if single else (rows.min(1), rows.max(1))
-        low, high = np.minimum(low, 0), np.maximum(high, 0)
-        sampled = rows[:, :: stride_for(rows.shape[1], SQUARED)]
-        square = np.square(sampled, dtype=np.float32).mean(1, dtype=np.float64)
-        return cls(low.astype(np.float64), high.astype(np.float64), square, 1)
+    def of(cls, x: npt.NDArray[np.generic], block: int = 1, threads: int = 1) -> Self:
+        """Of one sample `x`, shape (batch, channels, ...), that lies as [batch, channels / block, plane, block]."""
+        elements = x.size // x.shape[1]
+        stride = stride_for(elements, SQUARED)
+        low, high, squares = channel_summary(np.asarray(x, np.float32), stride, block, threads)
+        lowest, highest = np.minimum(low, 0).astype(np.float64), np.maximum(high, 0).astype(np.float64)
+        return cls(lowest, highest, squares / -(-elements // stride), 1)
 
     def merge(self, other: Self) -> Self:
         """Both streams."""

@@ -21,9 +21,9 @@ AS_WRITTEN: Mapping[str, Lying] = {}
 class Observers:
     """Takes samples in, each of which has all tensors."""
 
-    def __init__(self, names: Sequence[str], limit: int) -> None:
-        """Count at most about `limit` elements of each tensor in a sample."""
-        self.names, self.limit = tuple(names), limit
+    def __init__(self, names: Sequence[str], limit: int, threads: int = 1) -> None:
+        """Count at most about `limit` elements of each tensor in a sample, by `threads` for each sample."""
+        self.names, self.limit, self.threads = tuple(names), limit, threads
         self._tally = tally(len(self.names))
         size = len(self.names)
         self._low, self._high = np.full(size, np.inf), np.full(size, -np.inf)
@@ -37,7 +37,8 @@ class Observers:
         """
         tensors = [np.ravel(float32_of(values[name])) for name in self.names]
         strides = [stride_for(x.size, self.limit) for x in tensors]
-        seen = self._tally.take(tensors, strides, [lying.get(name, PLAIN) for name in self.names])
+        lies = [lying.get(name, PLAIN) for name in self.names]
+        seen = self._tally.take(tensors, strides, lies, self.threads)
         return np.column_stack([seen.reshape(-1, 4), [x.size for x in tensors]])
 
     def move(self, seen: Doubles) -> None:

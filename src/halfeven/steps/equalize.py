@@ -21,6 +21,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
+from operator import length_hint
 from typing import ClassVar
 
 import numpy as np
@@ -33,9 +34,9 @@ from halfeven.graph.clamps import clamp_bounds
 from halfeven.graph.edit import add_initializer, unused, value_names
 from halfeven.graph.weights import array_at, put_constant, shared, weigh
 from halfeven.memory import forget_models
-from halfeven.run.ort import OrtExecutor
-from halfeven.run.samples import cores, flights, in_order
+from halfeven.numerics.tally import PLAIN
 from halfeven.stats.channels import ChannelRange
+from halfeven.steps.watching import Run, Watching
 
 Doubles = npt.NDArray[np.float64]
 TRANSPARENT = frozenset({"Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Add"})
@@ -63,7 +64,8 @@ class Equalize:
         if not streams:
             return draft
         missing = {n for s in streams for n in s.names & sites} - set(draft.channels)
-        seen = {**draft.channels, **(_observe(draft, missing, self.samples, data, progress) if missing else {})}
+        watching = Watching.of(draft, missing)
+        seen = {**draft.channels, **(_observe(watching, self.samples, data, progress) if missing else {})}
         forget_models(weigh(draft.model))
         done, capped, plan, state = 0, 0, draft.plan, hashlib.sha256()
         by_name: dict[str, npt.NDArray[np.float32]] = {}
@@ -87,12 +89,13 @@ class Equalize:
                 done += 1
         if done == 0:
             return draft
-        note = f"equalized {done} of {len(streams)} tensors and residual streams by channel"
+        notes = [f"equalized {done} of {len(streams)} tensors and residual streams by channel"]
         if capped:
-            note += f", {capped} of them so far as a clamp of one bound allows: {draft.target.name} fuses no other"
+            notes[0] += f", {capped} of them so far as a clamp of one bound allows: {draft.target.name} fuses no other"
         before = Unscaled(model, draft.model, by_name) if bounded else None
         scaling = state.hexdigest()[:16]
-        return replace(draft, model=model, channels=seen, plan=plan, scaling=scaling, unscaled=before).noting(note)
+        scaled = replace(draft, model=model, channels=seen, plan=plan, scaling=scaling, unscaled=before)
+        return scaled.noting(*notes, *watching.said)
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,17 +297,18 @@ class Reader:
         return float(rounding + (steps**2 / 12).sum() * (square * s**2).sum() * self.window)
 
 
-def _observe(draft: Draft, names: set[str], count: int, data: Samples, progress: Progress) -> dict[str, ChannelRange]:
-    at_once = flights(draft.shapes.get(name, ()) for name in names)
-    run = OrtExecutor(draft.model, tuple(sorted(names)), cores() // at_once)
-
-    def watch(item: tuple[str, Batch]) -> dict[str, ChannelRange]:
-        values = run(item[1], item[0])
-        tensors = {name: np.asarray(values[name]) for name in names}
-        return {name: ChannelRange.of(x) for name, x in tensors.items() if x.ndim >= 2 and x.size}
+def _observe(watching: Watching, count: int, data: Samples, progress: Progress) -> dict[str, ChannelRange]:
+    def watch(run: Run, item: tuple[int, tuple[str, Batch]]) -> dict[str, ChannelRange]:
+        values, lying = run(item[1][1], item[1][0])
+        tensors = {name: np.asarray(values[name]) for name in watching.names}
+        return {
+            name: ChannelRange.of(x, lying.get(name, PLAIN).block, watching.threads)
+            for name, x in tensors.items()
+            if x.ndim >= 2 and x.size
+        }
 
     found: dict[str, ChannelRange] = {}
-    for i, seen in enumerate(in_order(watch, islice(data, count), at_once)):
+    for i, seen in enumerate(watching(watch, islice(data, count), min(length_hint(data) or count, count))):
         for name, new in seen.items():
             found[name] = found[name].merge(new) if name in found else new
         progress("equalize", i + 1, count)

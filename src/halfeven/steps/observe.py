@@ -58,12 +58,12 @@ class Observe:
         layers = self._layers(draft)
         if not missing and not layers:
             return draft
-        observers = Observers(missing, self.elements)
         moments = _Collector(layers, self.vectors)
         made = {v.name or "" for node in draft.model.graph for v in node.outputs}
         names = made.intersection([*missing, *map(_input, layers)])
         samples = data if missing else islice(data, self.moments)
         watching = Watching.of(draft, names)
+        observers = Observers(missing, self.elements, watching.threads)
 
         def watch(run: Run, item: tuple[int, tuple[str, Batch]]) -> tuple[str, Doubles, Vectors]:
             number, (label, feeds) = item

@@ -70,15 +70,17 @@ class Watching:
         run = self._in_order() if few else self._as_it_lies()
         yield from in_order(partial(work, run), enumerate(samples), self.at_once)
 
-    def _threads(self) -> int:
+    @property
+    def threads(self) -> int:
+        """Of one sample."""
         return cores() // self.at_once
 
     def _in_order(self) -> Run:
-        return self._seen(OrtExecutor(self.model, self.names, self._threads()), {})
+        return self._seen(OrtExecutor(self.model, self.names, self.threads), {})
 
     def _as_it_lies(self) -> Run:
         try:
-            executor = blocked(self.model, self.names, self._threads())
+            executor = blocked(self.model, self.names, self.threads)
         except (UnsupportedModel, OSError) as error:  # for instance no room for a temporary file
             self.said.append(f"calibration took longer, with the same result, as its faster way failed: {error}")
             return self._in_order()
