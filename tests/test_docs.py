@@ -2,8 +2,8 @@
 with the same headings and the same examples; its tables name all there is, with the defaults that hold.
 
 Executed are the ```python blocks and those marked ```bash run, of each English page in its order, in one folder that
-holds the files of the demo: Python in an interpreter of its own, a line that calls `halfeven` and nothing else in this
-one, other lines by bash. A ```toml block is written to the file that its first line names. Output that the pages show has
+holds the files of the demo: blocks of Python that follow one another in an interpreter of theirs, each with its own
+names, a line that calls `halfeven` and nothing else in this one, other lines by bash. A ```toml block is written to the file that its first line names. Output that the pages show has
 the words that are printed; its figures, which are of one machine, are not compared.
 """
 
@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,8 @@ BLOCK = re.compile(r"^```(\w*)( run)?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 OUTPUT = re.compile(r"^```text\n((?:SQNR|fashion_mnist).*?)^```$", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+IN_TURN = "import sys\nfor text in sys.argv[1:]:\n    exec(compile(text, text, 'exec'), {'__name__': '__main__'})"
 
 pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="the documents are not here")
 each_page = pytest.mark.parametrize("page", TWINS)
@@ -104,13 +107,15 @@ def run_examples(
 
     def run(blocks: list[tuple[str, str]]) -> str:
         printed = ""
-        for language, text in blocks:
+        for language, together in groupby(blocks, lambda block: block[0]):
+            texts = [text for _, text in together]
             if language == "toml":
-                Path(text.splitlines()[0].removeprefix("# ")).write_text(text, "utf-8")
+                for text in texts:
+                    Path(text.splitlines()[0].removeprefix("# ")).write_text(text, "utf-8")
             elif language == "python":
-                printed += process(sys.executable, "-c", text)
+                printed += process(sys.executable, "-c", IN_TURN, *texts)
             else:
-                printed += "".join(line(command) for command in text.splitlines() if command)
+                printed += "".join(line(command) for text in texts for command in text.splitlines() if command)
         return printed
 
     return run
