@@ -1,7 +1,7 @@
 """Feeding: data opened for a model, divided into what calibrates and what judges, checked as it passes."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -14,11 +14,17 @@ from halfeven.data.sample import InputSpec, Sample, Source
 from halfeven.data.source import open_source
 from halfeven.data.synthetic import Synthetic
 from halfeven.errors import BadCalibration, UnsupportedModel
+from halfeven.run.ort import OrtExecutor
 from halfeven.run.specs import index_limits, input_specs
 from halfeven.wording import counted
 
 HELD_OUT = 32
 FEWEST = 5
+SIDES = (
+    *((224, 224), (48, 320), (32, 320), (32, 100), (256, 256)),
+    *((320, 320), (512, 512), (640, 640), (64, 64), (28, 28)),
+)
+"""Heights and widths of synthetic pictures: photos, lines of text, scenes, small pictures."""
 
 
 @dataclass
@@ -140,12 +146,37 @@ def open_data(
 
 def _synthetic(model: ir.Model, specs: list[InputSpec], seed: int, held_out: bool, measured: bool) -> Feed:
     """Noise, and other noise to judge with."""
-    limits = index_limits(model)
-    source, judged = Synthetic(specs, limits, seed=seed), Synthetic(specs, limits, count=8, seed=seed + 1)
+    source = _that_runs(model, Synthetic(specs, index_limits(model), seed=seed))
+    judged = replace(source, count=8, seed=seed + 1)
     notes = [] if measured else [*source.notes]
     if held_out:
         notes.append("the figures compare float and INT8 on synthetic samples: they say little about real data")
     return Feed(Checked(source, specs), Checked(judged, specs), {}, source, None, False, notes)
+
+
+def _that_runs(model: ir.Model, source: Synthetic) -> Synthetic:
+    """Pictures of a size that the model takes, where it leaves it open: of SIDES, the first that runs.
+
+    Raises:
+        BadCalibration: none does; the sizes are named, and what the runtime said of the first.
+    """
+    if not source.open:
+        return source
+    run, reasons = OrtExecutor(model, optimize=False), []
+    for sides in SIDES:
+        tried = replace(source, sides=sides)
+        label, sample = next(iter(tried))
+        try:
+            run(sample, label)
+        except BadCalibration as error:
+            reasons.append(str(error))
+            continue
+        return tried
+    sizes = ", ".join(f"{height} x {width}" for height, width in SIDES)
+    raise BadCalibration(
+        f"No data were given, and the model runs on no picture of the sizes tried ({sizes}). Give it data of the size "
+        f"it takes. The first: {reasons[0]}"
+    )
 
 
 def _divide(source: Source) -> tuple[Source, Source, list[str]]:

@@ -77,5 +77,7 @@ def test_masks_are_ones_types_zeros_and_lengths_full() -> None:
 
 def test_it_says_that_it_is_synthetic_and_knows_no_labels() -> None:
     source = Synthetic([PICTURE], {})
-    assert source.notes == ("no data were given: 16 synthetic samples stand in; real data give better scales",)
+    assert source.notes == (
+        "no data were given: 16 synthetic samples of 224 x 224 stand in; real data give better scales",
+    )
     assert source.labels == {}

@@ -14,6 +14,7 @@ import halfeven
 import halfeven.demo
 from halfeven.data.source import open_source
 from halfeven.draft import Draft, pipeline
+from halfeven.errors import BadCalibration
 from halfeven.graph.model import load
 from halfeven.graph.normals import normals_now
 from halfeven.run.ort import OrtExecutor
@@ -183,3 +184,29 @@ def test_the_shares_of_a_float_softmax_reach_from_0_to_1_though_synthetic_masks_
     assert params.scale == pytest.approx(1 / 255)
     assert int(params.zero_point) == -128
     assert any("1 tensor of shares may reach from 0 to 1" in note for note in result.notes)
+
+
+LINES = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[N,3,H,W] x) => (float[N,4,V] y) <int64[1] rows = {2}> {
+    a = Conv<strides = [HIGH, 4]>(x, w)  b = Squeeze(a, rows)  y = Relu(b)
+}"""
+
+
+def lines(height: int) -> onnx.ModelProto:
+    """A network that takes pictures of one height only, and does not say so."""
+    model = onnx.parser.parse_model(LINES.replace("HIGH", str(height)))
+    weight = np.random.default_rng(0).standard_normal((4, 3, height, 4)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    return model
+
+
+def test_pictures_have_a_size_that_the_network_takes_though_it_states_none() -> None:
+    result = halfeven.quantize(lines(48), prefer="size")
+    assert any("16 synthetic samples of 48 x 320 stand in" in note for note in result.notes)
+    assert result.verification is not None
+    assert result.verification.sqnr_db > 25
+
+
+def test_where_no_size_is_taken_the_sizes_tried_are_named() -> None:
+    with pytest.raises(BadCalibration, match=r"on no picture of the sizes tried \(224 x 224, 48 x 320, .*Give it data"):
+        halfeven.quantize(lines(13))

@@ -7,8 +7,9 @@ import onnx_ir as ir
 import pytest
 
 from halfeven.draft import Draft, pipeline
-from halfeven.errors import QuantError
+from halfeven.errors import QuantError, UnsupportedModel
 from halfeven.run.ort import OrtExecutor
+from halfeven.steps import simplify
 from halfeven.steps.simplify import Simplify
 from halfeven.steps.trace import Trace
 from halfeven.targets import TARGETS
@@ -42,6 +43,26 @@ def test_an_opset_without_channel_scales_is_raised(build: Build, samples: Sample
     draft = Simplify()(Draft(model, TARGET), samples(model), lambda *_: None)
     assert draft.model.opset_imports[""] == raised
     assert any(f"opset {opset} was raised to {raised}" in note for note in draft.notes) == (opset < 13)
+
+
+def test_a_change_of_the_outputs_is_refused(build: Build, samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, wrong = build(NORMED), build(NORMED.replace("{1, 2, 3, 4}", "{1, 2, 3, 4.01}"))
+    monkeypatch.setattr(simplify, "prepare", lambda _: (wrong, []))
+    with pytest.raises(UnsupportedModel, match=r"changed output 'y' by .* more than 1e-05. This is a defect"):
+        Simplify()(Draft(model, TARGET), samples(model), lambda *_: None)
+
+
+def test_outputs_that_are_lost_in_rounding_are_held_to_what_neighbouring_floats_change(
+    build: Build, samples: Samples
+) -> None:
+    model = build(
+        NORMED.replace("{0, 1, 0, 1}", "{99999, 99999, 99999, 99999}")
+        .replace("float[4] v", "float back = {-99999}, float[4] v")
+        .replace("y = Relu(n)", "y = Add(n, back)")
+    )
+    draft = Simplify()(Draft(model, TARGET), samples(model), lambda *_: None)
+    (note,) = (note for note in draft.notes if "lost in rounding" in note)
+    assert "the nearest other floats as weights and inputs by" in note
 
 
 def test_without_data_nothing_is_compared(build: Build) -> None:

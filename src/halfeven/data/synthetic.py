@@ -20,6 +20,7 @@ import numpy.typing as npt
 from halfeven.data.sample import InputSpec, Reader, Sample, Truth
 
 Array = npt.NDArray[np.generic]
+LENGTH = 32
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,25 @@ class Synthetic:
     limits: Mapping[str, int]
     count: int = 16
     seed: int = 0
+    sides: tuple[int, int] = (224, 224)
+    """Height and width of pictures where the model leaves them open."""
 
     @property
     def digest(self) -> str:
         """See Source."""
-        text = f"synthetic {self.count} {self.seed} {[str(s) for s in self.specs]}"
+        text = f"synthetic {self.count} {self.seed} {self.sides} {[str(s) for s in self.specs]}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """See Source."""
-        return (f"no data were given: {self.count} synthetic samples stand in; real data give better scales",)
+        of = "of {} x {} ".format(*self.sides) if self.open else ""
+        return (f"no data were given: {self.count} synthetic samples {of}stand in; real data give better scales",)
+
+    @property
+    def open(self) -> bool:
+        """Whether the model leaves height or width of a picture open."""
+        return any(len(s.shape or ()) == 4 and not all(isinstance(d, int) for d in s.shape[2:]) for s in self.specs)  # type: ignore[index]
 
     @property
     def labels(self) -> Truth:
@@ -62,7 +71,7 @@ class Synthetic:
         return {spec.name: self._array(spec, rng) for spec in self.specs}
 
     def _array(self, spec: InputSpec, rng: np.random.Generator) -> Array:
-        shape = _shape(spec)
+        shape = self._shape(spec)
         if spec.dtype.kind == "f":
             x = _picture(shape, rng) if len(shape) == 4 else rng.standard_normal(shape)
             return x.astype(spec.dtype)
@@ -77,18 +86,11 @@ class Synthetic:
             return np.full(shape, LENGTH, spec.dtype)
         return rng.integers(0, max(self.limits.get(spec.name, 2), 1), shape).astype(spec.dtype)
 
-
-LENGTH = 32
-SIDE = 224
-
-
-def _shape(spec: InputSpec) -> tuple[int, ...]:
-    dims = spec.shape or ()
-    filled = []
-    for axis, size in enumerate(dims):
-        unknown = SIDE if len(dims) == 4 and axis >= 2 else 1 if axis == 0 else LENGTH
-        filled.append(size if isinstance(size, int) else unknown)
-    return tuple(filled)
+    def _shape(self, spec: InputSpec) -> tuple[int, ...]:
+        dims = spec.shape or ()
+        pictures = (1, LENGTH, *self.sides)
+        unknown = pictures if len(dims) == 4 else (1, *[LENGTH] * (len(dims) - 1))
+        return tuple(size if isinstance(size, int) else unknown[axis] for axis, size in enumerate(dims))
 
 
 def _picture(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float64]:
