@@ -82,7 +82,10 @@ def test_no_more_is_read_than_the_depth_and_nothing_after_the_reader_left() -> N
     ahead = read_ahead(counting(), depth=2)
     assert next(ahead) == 0
     time.sleep(0.05)
-    assert len(read) <= 4  # one given, two waiting, one in hand
+    assert read == [0]  # nobody asked for more
+    assert next(ahead) == 1
+    time.sleep(0.05)
+    assert len(read) <= 5  # two given, two waiting, one in hand
     ahead.close()  # type: ignore[attr-defined]
     count = len(read)
     time.sleep(0.25)

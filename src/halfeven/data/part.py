@@ -56,7 +56,15 @@ class Part:
 
 
 def read_ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
-    """Yield the same items, prepared by another thread up to `depth` ahead; its exceptions arrive here."""
+    """Yield the same items, prepared by another thread up to `depth` ahead; its exceptions arrive here.
+
+    It begins once the first was taken: who wants no more than that has no other prepared.
+    """
+    for first in items:
+        yield first
+        break
+    else:
+        return
     ready: queue.Queue[tuple[object, BaseException | None]] = queue.Queue(depth)
     stop = threading.Event()
 

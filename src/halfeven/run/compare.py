@@ -23,7 +23,7 @@ def relative_error(reference: ir.Model, other: ir.Model, samples: Iterable[tuple
 
 
 def rounding_error(model: ir.Model, samples: Iterable[tuple[str, Batch]]) -> float:
-    """By how much, as `relative_error` counts, the outputs move when each weight and input becomes a neighbouring float.
+    """By how much, as `relative_error` counts, outputs move when each weight and input becomes a neighbouring float.
 
     It is large where outputs are tiny beside what they are computed from: there no float32 graph can be told from
     another that computes the same.
