@@ -13,17 +13,18 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c c
 EXTRAS = torch,keras,openvino,litert,tflite-micro,ncnn,mnn,plots
 comma = ,
 
-BUILD = pyproject.toml constraints.txt CMakeLists.txt cpp/*.cpp cpp/include/halfeven/*.hpp
+BUILD = pyproject.toml constraints.txt CMakeLists.txt cpp/*.cpp cpp/*.hpp cpp/include/halfeven/*.hpp
 PACKAGE = src/halfeven/*.py src/halfeven/*/*.py src/halfeven/*/*/*.py src/halfeven/demo/*
 
 demo: $(VENV)/demo-installed
 	$(VENV)/bin/halfeven demo
 
+# Python writes compiled modules even where it was told not to: the tests start it hundreds of times.
 test: $(VENV)/test-installed
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 clean:
 	rm -rf $(VENV) build dist demo-out .mypy_cache .pytest_cache .ruff_cache .hypothesis

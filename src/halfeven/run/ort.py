@@ -90,7 +90,8 @@ def _session(run: OrtExecutor) -> Opened:
     options.intra_op_num_threads = run.threads
     if run.watch:  # much is allocated in each run: neither planned nor kept, it does not add up
         options.enable_mem_pattern = options.enable_cpu_mem_arena = False
-        # what is watched is counted between runs: threads that spin meanwhile would take a fifth of the time
+    if run.watch or not run.optimize:
+        # work is done between runs, or there is one run: threads that spin meanwhile would take a fifth of the time
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not run.optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -71,6 +71,7 @@ def admm_params(w: npt.NDArray[np.float32], scheme: Scheme) -> QParams:
 def admm_range(histogram: Histogram, scheme: Scheme) -> tuple[float, float]:
     """The range of the codes at the scale so fitted to a histogram's values."""
     edges, weights = Density.of(histogram).weights()
+    edges, weights = edges[weights != 0], weights[weights != 0]
     first = params_for(*histogram.within(np.inf), scheme)
     low, high = (float(end - first.zero_point) for end in (scheme.grid.low, scheme.grid.high))
 

@@ -45,8 +45,9 @@ class PowerErrors:
 
     def __init__(self, density: Density, scheme: Scheme, p: float) -> None:
         self._scheme, self._power, self._total = scheme, p, max(density.total, 1.0)
-        self._edges, self._weights = density.weights()
-        self._unit = max(float(np.abs(self._edges).max()), 1e-300)  # so that powers of tiny values do not vanish
+        edges, weights = density.weights()
+        self._edges, self._weights = edges[weights != 0], weights[weights != 0]
+        self._unit = max(float(np.abs(edges).max()), 1e-300)  # so that powers of tiny values do not vanish
 
     def __call__(self, low: npt.ArrayLike, high: npt.ArrayLike) -> Doubles:
         """Errors of the n ranges from `low` to `high`, shape (n,), in units of the greatest magnitude to the p-th."""
