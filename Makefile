@@ -20,11 +20,12 @@ demo: $(VENV)/demo-installed
 	$(VENV)/bin/halfeven demo
 
 # Python writes compiled modules even where it was told not to: the tests start it hundreds of times.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/test-installed
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 clean:
 	rm -rf $(VENV) build dist demo-out .mypy_cache .pytest_cache .ruff_cache .hypothesis
