@@ -14,7 +14,7 @@ from halfeven import demo
 from halfeven.graph.lower import lower
 from halfeven.graph.names import name_everything
 from halfeven.importers.litert.reader import load_tflite
-from halfeven.report.conform import conform
+from halfeven.report.conform import conform, litert_kernels
 from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import machine_named
 
@@ -73,3 +73,10 @@ def test_the_wrong_machine_would_be_found_out(network: tuple, tmp_path: Path) ->
     coded = [name for name, tensor in runs[0].tensors.items() if tensor.coded]
     one, other = (run(feeds, coded) for run in runs)
     assert any((np.asarray(one[name]) != np.asarray(other[name])).any() for name in coded)
+
+
+@pytest.mark.parametrize("arm", [False, True])
+def test_each_processor_has_machines_of_its_own_for_litert_s_sets_of_kernels(arm: bool) -> None:
+    machines = {name: machine_named(name) for name in litert_kernels(arm)}
+    assert list(litert_kernels(arm).values()) == ["xnnpack", "optimized", "reference"]
+    assert all(("Arm64" in one.source) is arm for name, one in machines.items() if name != "litert@reference")

@@ -3,7 +3,8 @@
     runtime                          runs                     compared with                    where
     onnxruntime                      the model                the machine of this processor    every quantized tensor
     litert, litert@reference,        a .tflite file of it     the machine of that name, on     every quantized tensor
-    litert@optimized-x86                                      the file read back
+    litert@optimized-x86, on Arm                              the file read back
+    litert@optimized-arm64
     tflite-micro                     a .tflite file of it     the machine of that name         outputs
     c                                C code of it, compiled   the machine `integer`            every quantized tensor
     openvino                         IR of it                 the machine `openvino@cpu`       quantized tensors, but
@@ -45,10 +46,20 @@ from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import machine_named, this_machine
 from halfeven.run.litert import LitertExecutor, open_litert
 from halfeven.run.ort import OrtExecutor
+from halfeven.run.processor import on_arm
 from halfeven.run.runtimes import open_file
 
-LITERT = {"litert@xnnpack": "xnnpack", "litert@optimized-x86": "optimized", "litert@reference": "reference"}
-ALIASES = {"litert": "litert@xnnpack"}
+
+def litert_kernels(arm: bool) -> dict[str, str]:
+    """LiteRT's sets of kernels by their machines on a processor of Arm, or of x86-64; its default first."""
+    own = {"litert@xnnpack-arm64": "xnnpack", "litert@optimized-arm64": "optimized"}
+    if not arm:
+        own = {"litert@xnnpack": "xnnpack", "litert@optimized-x86": "optimized"}
+    return {**own, "litert@reference": "reference"}
+
+
+LITERT = litert_kernels(on_arm())
+ALIASES = {"litert": next(iter(LITERT))}
 FILES = {"litert": "tflite", MICRO: "tflite", "openvino": "openvino-ir", "ncnn": "ncnn", "c": "c"}
 RUNTIMES = ("onnxruntime", "litert", *LITERT, MICRO, "c", "openvino", "ncnn")
 
