@@ -17,6 +17,8 @@ before any data: float32(float32(sa * sb) / sc). Which flavour a runtime uses:
                       t / (2**20 sc); each product as the flavour of that name          LiteRT in all its own kernels
     fixed_half_up     (da A + db B) / 2**n, half_up;  n = 20 - floor(log2(max(ra, rb))), A = half_even(ra 2**n)  XNNPACK
     fixed_half_away   the same, half_away, with 21 for 20        ONNX Runtime on Arm, QNNPACK
+                      where ra or rb is below 2**-14 or not below 256, ONNX Runtime adds real numbers, in float32:
+                      half_even(clip((sa da + sb db) / sc) + zc)
     float32_fused     half_even(fma(a, ra, fma(b, rb, zc - fma(ra, za, rb * zb))))     ONNX Runtime on x86
                       for one b along the innermost axis, `scalar`: fma(a, ra, (zc - fma(ra, za, rb * zb)) + b * rb)
 
@@ -98,7 +100,7 @@ def add(
     """Codes of the sum of `a` and `b`, which broadcast; int32. `scalar`: one `b` serves a whole run of `a`.
 
     Raises:
-        BadOption: the ratio of an input's scale to the output's is beyond what the kernel can hold.
+        BadOption: the ratio of an input's scale to the output's is beyond what XNNPACK's kernel can hold.
     """
     if kernel is Addition.FLOAT32_FUSED:
         return np.clip(_fused_sum(a, b, in_a, in_b, out.affine, scalar), out.low, out.high).astype(np.int32)
@@ -106,9 +108,14 @@ def add(
     if kernel is Addition.DOUBLE_ROUNDING:
         total = _doubly_rounded_sum(da, db, in_a, in_b, out.affine)
     elif kernel is Addition.FIXED_HALF_UP:
+        if not _held(in_a, in_b, out.affine, 2.0**-10):
+            ratios = _ratios(in_a, in_b, out.affine)
+            raise BadOption(f"An addition's input scales are {ratios} of its output's; the kernel holds 2**-10 to 256.")
         total = _fixed_sum(da, db, in_a, in_b, out.affine, 20, Rounding.HALF_UP)
-    else:
+    elif _held(in_a, in_b, out.affine, 2.0**-14):
         total = _fixed_sum(da, db, in_a, in_b, out.affine, 21, Rounding.HALF_AWAY)
+    else:
+        return _real_sum(da, db, in_a, in_b, out)
     return np.clip(total + out.affine.zero_point, out.low, out.high).astype(np.int32)
 
 
@@ -135,17 +142,31 @@ def _doubly_rounded_sum(da: Integers, db: Integers, in_a: Affine, in_b: Affine, 
 def _fixed_sum(
     da: Integers, db: Integers, in_a: Affine, in_b: Affine, out: Affine, bits: int, rule: Rounding
 ) -> Integers:
-    ratios = _float32s(in_a.scale, in_b.scale) / np.float32(out.scale)
-    least = 2.0**-10 if rule is Rounding.HALF_UP else 2.0**-14
-    if not ((ratios >= least) & (ratios < 256)).all():
-        raise BadOption(f"An addition's input scales are {ratios} of its output's; the kernel holds {least} to 256.")
+    ratios = _ratios(in_a, in_b, out)
     n = bits + 1 - int(np.frexp(ratios.max())[1])
     ma, mb = np.rint(np.ldexp(ratios, n)).astype(np.int64)
     return rounding_shift(da * ma + db * mb, n, rule)
 
 
+def _ratios(in_a: Affine, in_b: Affine, out: Affine) -> npt.NDArray[np.float32]:
+    return _float32s(in_a.scale, in_b.scale) / np.float32(out.scale)
+
+
+def _held(in_a: Affine, in_b: Affine, out: Affine, least: float) -> bool:
+    """Whether multipliers of fixed point hold the ratios of the scales."""
+    ratios = _ratios(in_a, in_b, out)
+    return bool(((ratios >= least) & (ratios < 256)).all())
+
+
+def _real_sum(da: Integers, db: Integers, in_a: Affine, in_b: Affine, out: Output) -> Codes:
+    sa, sb, sc, zc = _float32s(in_a.scale, in_b.scale, out.affine.scale, out.affine.zero_point)
+    low, high = _float32s(out.low - out.affine.zero_point, out.high - out.affine.zero_point)
+    total = (sa * da.astype(np.float32) + sb * db.astype(np.float32)) / sc
+    return np.rint(np.clip(total, low, high) + zc).astype(np.int32)
+
+
 def _fused_sum(a: AnyCodes, b: AnyCodes, in_a: Affine, in_b: Affine, out: Affine, scalar: bool) -> Integers:
-    ra, rb = _float32s(in_a.scale, in_b.scale) / np.float32(out.scale)
+    ra, rb = _ratios(in_a, in_b, out)
     za, zb, zc = _float32s(in_a.zero_point, in_b.zero_point, out.zero_point)
     fixed = zc - fma(ra, za, rb * zb)
     real_b = b.astype(np.float32)
