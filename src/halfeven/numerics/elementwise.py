@@ -162,7 +162,8 @@ def _real_sum(da: Integers, db: Integers, in_a: Affine, in_b: Affine, out: Outpu
     sa, sb, sc, zc = _float32s(in_a.scale, in_b.scale, out.affine.scale, out.affine.zero_point)
     low, high = _float32s(out.low - out.affine.zero_point, out.high - out.affine.zero_point)
     total = (sa * da.astype(np.float32) + sb * db.astype(np.float32)) / sc
-    return np.rint(np.clip(total, low, high) + zc).astype(np.int32)
+    codes: Codes = np.rint(np.clip(total, low, high) + zc).astype(np.int32)
+    return codes
 
 
 def _fused_sum(a: AnyCodes, b: AnyCodes, in_a: Affine, in_b: Affine, out: Affine, scalar: bool) -> Integers:
