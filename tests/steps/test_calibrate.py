@@ -350,6 +350,17 @@ LAYERS = {
 }  # fmt: skip
 
 
+def test_a_bias_has_a_normal_float32_scale(build: Build, samples: Samples, placed: Placed) -> None:
+    weight = np.random.default_rng(0).uniform(1, 2, (4, 3, 1, 1))
+    weight[2] *= 3e-36  # with a scale that is normal, but not times that of the input
+    model = build(LAYERS["conv"][0], w=weight, b=np.zeros(4))
+    data = samples(model)
+    draft = _calibrated(placed(model, INTEGER, data), data, method="minmax")
+    scales = np.ravel(_params(draft, "x").scale * _params(draft, "w").scale)
+    assert (scales >= np.finfo(np.float32).tiny).all()
+    assert scales[2] < 2 * np.finfo(np.float32).tiny
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_bias_too_large_for_int32_widens_the_weights_of_its_channel_alone(
     build: Build, samples: Samples, placed: Placed, name: str

@@ -6,7 +6,8 @@
     constant     minimum and maximum of the tensor itself; weights per channel. Of powers of two the covering one, its
                  half or its quarter, whichever has the least squared error
     bias         scale = input scale * weight scale, no freedom; but a bias too large for int32 at that scale has the
-                 weight's scale of its channel raised until it fits (a dead channel's tiny weights otherwise ruin it).
+                 weight's scale of its channel raised until it fits (a dead channel's tiny weights otherwise ruin it),
+                 and so has one whose scale would be no normal float32, which XNNPACK refuses.
                  Where the device stores it by a power of two of its own: that (graph/stored_biases.py)
 
 A group whose parameters are set already (pinned, or from an edited plan) is left alone.
@@ -38,6 +39,7 @@ from halfeven.steps.observe import watched
 from halfeven.wording import counted
 
 BIAS_LIMIT = float(2**30)
+LEAST = float(np.finfo(np.float32).tiny) * (1 + 2.0**-20)
 MOST_CUT = 1.5
 
 
@@ -229,7 +231,10 @@ def _scale_free(plan: Plan, group: int) -> bool:
 
 
 def _fit_bias(node: ir.Node, plan: Plan, free: set[int]) -> tuple[Plan, int]:
-    """Raise weight scales, unless pinned, until |bias| / (input scale * weight scale) stays below 2**30."""
+    """Raise weight scales, unless pinned, until |bias| / (input scale * weight scale) stays below 2**30.
+
+    The product of the scales is also raised to be a normal float32.
+    """
     traits = ops.TRAITS[node.op_type]
     bias, name = array_at(node, traits.bias or 0), node.name or ""
     data = plan.seen_by(node.inputs[traits.data].name or "", name, traits.data)  # type: ignore[union-attr]
@@ -237,7 +242,7 @@ def _fit_bias(node: ir.Node, plan: Plan, free: set[int]) -> tuple[Plan, int]:
     params = plan.groups[group].params
     if bias is None or data is None or data.params is None or params is None or group not in free:
         return plan, 0
-    needed = np.abs(bias.astype(np.float64)) / (float(data.params.scale.ravel()[0]) * BIAS_LIMIT)
+    needed = np.maximum(np.abs(bias.astype(np.float64)) / BIAS_LIMIT, LEAST) / float(data.params.scale.ravel()[0])
     old = params.scale
     needed = needed.reshape(old.shape) if needed.size == old.size else needed.max()
     new = np.maximum(old, needed).astype(np.float32)
