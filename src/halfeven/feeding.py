@@ -14,6 +14,7 @@ from halfeven.data.sample import InputSpec, Sample, Source
 from halfeven.data.source import open_source
 from halfeven.data.synthetic import Synthetic
 from halfeven.errors import BadCalibration, UnsupportedModel
+from halfeven.graph.widen import widened
 from halfeven.run.ort import OrtExecutor
 from halfeven.run.specs import index_limits, input_specs
 from halfeven.wording import counted
@@ -160,22 +161,24 @@ def _that_runs(model: ir.Model, source: Synthetic) -> Synthetic:
     Raises:
         BadCalibration: none does; the sizes are named, and what the runtime said of the first.
     """
-    if not source.open:
+    if not source.size:
         return source
-    run, reasons = OrtExecutor(model, optimize=False), []
-    for sides in SIDES:
-        tried = replace(source, sides=sides)
-        label, sample = next(iter(tried))
-        try:
-            run(sample, label)
-        except BadCalibration as error:
-            reasons.append(str(error))
-            continue
-        return tried
-    sizes = ", ".join(f"{height} x {width}" for height, width in SIDES)
+    run, reasons = OrtExecutor(widened(model, [ir.DataType.DOUBLE])[0], optimize=False), dict[str, str]()
+    for tried in (replace(source, sides=sides) for sides in SIDES):
+        if tried.size not in reasons:
+            label, sample = next(iter(tried))
+            try:
+                run(sample, label)
+            except BadCalibration as error:
+                reasons[tried.size] = str(error)
+                continue
+            return tried
+    first, *others = reasons.values()
+    if not others:
+        raise BadCalibration(first)
     raise BadCalibration(
-        f"No data were given, and the model runs on no picture of the sizes tried ({sizes}). Give it data of the size "
-        f"it takes. The first: {reasons[0]}"
+        f"No data were given, and the model runs on no synthetic picture ({', '.join(reasons)} were tried): give it "
+        f"data. The first: {first}"
     )
 
 

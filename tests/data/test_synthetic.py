@@ -81,3 +81,23 @@ def test_it_says_that_it_is_synthetic_and_knows_no_labels() -> None:
         "no data were given: 16 synthetic samples of 224 x 224 stand in; real data give better scales",
     )
     assert source.labels == {}
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "size"),
+    [
+        (("N", 3, "H", "W"), "float32", "48 x 320"),
+        (("N", 3, 64, "W"), "float16", "64 x 320"),
+        (("N", "H", "W", 3), "float32", "48 x 320"),
+        (("N", "H", "W", "C"), "float32", "48 x 320"),
+        (("N", 3, 64, 64), "float32", ""),
+        (("N", 1, "S", "S"), "int64", ""),
+        (("N", "S", 8), "float32", ""),
+    ],
+)
+def test_the_size_that_is_told_is_that_of_the_pictures(shape: tuple[int | str, ...], dtype: str, size: str) -> None:
+    source = Synthetic([spec("x", dtype, *shape)], {}, sides=(48, 320))
+    assert source.size == size
+    _, sample = next(iter(source))
+    assert not size or size in " x ".join(map(str, sample["x"].shape))
+    assert (f"samples of {size} stand" in source.notes[0]) == bool(size)

@@ -192,21 +192,25 @@ net (float[N,3,H,W] x) => (float[N,4,V] y) <int64[1] rows = {2}> {
 }"""
 
 
-def lines(height: int) -> onnx.ModelProto:
+def lines(height: int, dtype: str = "float32") -> onnx.ModelProto:
     """A network that takes pictures of one height only, and does not say so."""
-    model = onnx.parser.parse_model(LINES.replace("HIGH", str(height)))
-    weight = np.random.default_rng(0).standard_normal((4, 3, height, 4)).astype(np.float32)
+    text = LINES.replace("HIGH", str(height))
+    model = onnx.parser.parse_model(text if dtype == "float32" else text.replace("float[", "double["))
+    weight = np.random.default_rng(0).standard_normal((4, 3, height, 4)).astype(dtype)
     model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
     return model
 
 
-def test_pictures_have_a_size_that_the_network_takes_though_it_states_none() -> None:
-    result = halfeven.quantize(lines(48), prefer="size")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_pictures_have_a_size_that_the_network_takes_though_it_states_none(dtype: str) -> None:
+    result = halfeven.quantize(lines(48, dtype), prefer="size")
     assert any("16 synthetic samples of 48 x 320 stand in" in note for note in result.notes)
     assert result.verification is not None
     assert result.verification.sqnr_db > 25
 
 
 def test_where_no_size_is_taken_the_sizes_tried_are_named() -> None:
-    with pytest.raises(BadCalibration, match=r"on no picture of the sizes tried \(224 x 224, 48 x 320, .*Give it data"):
+    with pytest.raises(
+        BadCalibration, match=r"on no synthetic picture \(224 x 224, 48 x 320, .*were tried\): give it data"
+    ):
         halfeven.quantize(lines(13))

@@ -52,17 +52,36 @@ def test_a_change_of_the_outputs_is_refused(build: Build, samples: Samples, monk
         Simplify()(Draft(model, TARGET), samples(model), lambda *_: None)
 
 
+LOST = (
+    "g (float[1,4,6,6] x) => (float[1,4,6,6] y, float[1,4,6,6] z, int64[1,4,6,6] i) <float[4,4,1,1] w,"
+    " float[4] s = {1, 2, 3, 4}, float[4] b = {99999, 99999, 99999, 99999}, float[4] m = {0, 0, 1, 1},"
+    " float[4] v = {1, 2, 1, 2}> {"
+    " h = Conv(x, w)  n = BatchNormalization(h, s, b, m, v)  back = Constant <value_float = -99999.0> ()"
+    " y = Add(n, back)  z = Relu(x)  i = Cast <to = 7> (x) }"
+)
+
+
 def test_outputs_that_are_lost_in_rounding_are_held_to_what_neighbouring_floats_change(
     build: Build, samples: Samples
 ) -> None:
-    model = build(
-        NORMED.replace("{0, 1, 0, 1}", "{99999, 99999, 99999, 99999}")
-        .replace("float[4] v", "float back = {-99999}, float[4] v")
-        .replace("y = Relu(n)", "y = Add(n, back)")
-    )
+    model = build(LOST)
     draft = Simplify()(Draft(model, TARGET), samples(model), lambda *_: None)
     (note,) = (note for note in draft.notes if "lost in rounding" in note)
+    assert "output 'y' is lost" in note
     assert "the nearest other floats as weights and inputs by" in note
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "output"),
+    [("z = Relu(x)", "z = Relu(n)", "z"), ("to = 7> (x)", "to = 7> (n)", "i"), ("-99999.0", "-99990.0", "y")],
+)
+def test_an_output_that_is_lost_excuses_no_other(
+    build: Build, samples: Samples, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str, output: str
+) -> None:
+    model = build(LOST)
+    monkeypatch.setattr(simplify, "prepare", lambda _: (build(LOST.replace(right, wrong)), []))
+    with pytest.raises(UnsupportedModel, match=rf"changed output '{output}' by .* This is a defect"):
+        Simplify()(Draft(model, TARGET), samples(model), lambda *_: None)
 
 
 def test_without_data_nothing_is_compared(build: Build) -> None:

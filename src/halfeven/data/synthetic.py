@@ -21,6 +21,7 @@ from halfeven.data.sample import InputSpec, Reader, Sample, Truth
 
 Array = npt.NDArray[np.generic]
 LENGTH = 32
+COLORS = 4
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,20 @@ class Synthetic:
     @property
     def notes(self) -> tuple[str, ...]:
         """See Source."""
-        of = "of {} x {} ".format(*self.sides) if self.open else ""
+        of = f"of {self.size} " if self.size else ""
         return (f"no data were given: {self.count} synthetic samples {of}stand in; real data give better scales",)
 
     @property
-    def open(self) -> bool:
-        """Whether the model leaves height or width of a picture open."""
-        return any(len(s.shape or ()) == 4 and not all(isinstance(d, int) for d in s.shape[2:]) for s in self.specs)  # type: ignore[index]
+    def size(self) -> str:
+        """Height and width of the first pictures of which the model leaves either open; empty if there are none."""
+        for spec in self.specs:
+            dims = spec.shape or ()
+            if len(dims) == 4 and spec.dtype.kind == "f":
+                height, width = _places(dims)
+                if not (isinstance(dims[height], int) and isinstance(dims[width], int)):
+                    shape = self._shape(spec)
+                    return f"{shape[height]} x {shape[width]}"
+        return ""
 
     @property
     def labels(self) -> Truth:
@@ -88,9 +96,17 @@ class Synthetic:
 
     def _shape(self, spec: InputSpec) -> tuple[int, ...]:
         dims = spec.shape or ()
-        pictures = (1, LENGTH, *self.sides)
-        unknown = pictures if len(dims) == 4 else (1, *[LENGTH] * (len(dims) - 1))
+        unknown = [1, *[LENGTH] * (len(dims) - 1)]
+        if len(dims) == 4:
+            for place, side in zip(_places(dims), self.sides, strict=True):
+                unknown[place] = side
         return tuple(size if isinstance(size, int) else unknown[axis] for axis, size in enumerate(dims))
+
+
+def _places(dims: Sequence[int | str | None]) -> tuple[int, int]:
+    """The axes of height and width: the second and third if the last has as few as the channels of a picture."""
+    few = [isinstance(dims[axis], int) and int(dims[axis] or 0) <= COLORS for axis in (1, 3)]
+    return (1, 2) if few == [False, True] else (2, 3)
 
 
 def _picture(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float64]:

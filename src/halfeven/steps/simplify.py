@@ -5,13 +5,13 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from halfeven.draft import Draft, Progress, Samples
+from halfeven.draft import Batch, Draft, Progress, Samples
 from halfeven.errors import UnsupportedModel
 from halfeven.graph.normals import carry_over, note_weights
 from halfeven.graph.opset import convert_opset
 from halfeven.graph.prepare import prepare
 from halfeven.graph.widen import widened
-from halfeven.run.compare import relative_error, rounding_error
+from halfeven.run.compare import output_errors, rounding_errors
 from halfeven.run.ort import first
 
 OPSET_FOR_AXIS = 13
@@ -41,20 +41,7 @@ class Simplify:
         sample = first(data)
         if sample is None:
             return replace(draft, model=model).noting(*notes)
-        error, where = relative_error(source, model, [sample])
-        if not error <= TOLERANCE:
-            rounding = rounding_error(source, [sample])
-            if not error <= ROUNDINGS * rounding:
-                raise UnsupportedModel(
-                    f"Preparing the model changed output '{where}' by {error:.2g} of its norm on {sample[0]}, more "
-                    f"than {TOLERANCE:g}. This is a defect of Halfeven; please report it with the model."
-                )
-            notes.append(
-                f"on {sample[0]} output '{where}' is lost in rounding: preparation changed it by {error:.2g} of its "
-                f"norm, the nearest other floats as weights and inputs by {rounding:.2g}; real data should give "
-                f"{TOLERANCE:g} at most"
-            )
-        return replace(draft, model=model).noting(*notes)
+        return replace(draft, model=model).noting(*notes, *_checked(source, model, sample))
 
     def _raise_opset(self, model: ir.Model, notes: list[str]) -> tuple[ir.Model, list[str]]:
         current = model.opset_imports.get("", 0)
@@ -64,3 +51,21 @@ class Simplify:
         carry_over(model, raised)
         note = f"opset {current} was raised to {raised.opset_imports['']}: per-channel scales need {OPSET_FOR_AXIS}"
         return raised, [*notes, note, *more]
+
+
+def _checked(source: ir.Model, model: ir.Model, sample: tuple[str, Batch]) -> list[str]:
+    """Notes on outputs that tell nothing; refuses a model that computes something else."""
+    wrong = {name: e for name, e in output_errors(source, model, [sample]).items() if not e <= TOLERANCE}
+    rounding = rounding_errors(source, [sample]) if wrong else {}
+    for name, error in wrong.items():
+        if not error <= ROUNDINGS * rounding.get(name, 0.0):
+            raise UnsupportedModel(
+                f"Preparing the model changed output '{name}' by {error:.2g} of its norm on {sample[0]}, more than "
+                f"{TOLERANCE:g}. This is a defect of Halfeven; please report it with the model."
+            )
+    return [
+        f"on {sample[0]} output '{name}' is lost in rounding: preparation changed it by {error:.2g} of its norm, the "
+        f"nearest other floats as weights and inputs by {rounding[name]:.2g}; real data should give {TOLERANCE:g} at "
+        "most"
+        for name, error in wrong.items()
+    ]
