@@ -11,6 +11,7 @@ import pytest
 
 from halfeven.numerics.elementwise import Addition, Affine, Output, add, convert, multiply
 from halfeven.numerics.integer_ops import conv2d, matmul, matmul_saturating_pairs
+from halfeven.numerics.litert import product_multiplier
 from halfeven.numerics.multiplier import float_multiplier, real_multiplier
 from halfeven.numerics.requant import Requant, requantize
 
@@ -189,3 +190,12 @@ def test_litert_s_convolution_of_16_by_8_bits(name: str, y: str) -> None:
     nhwc = acc.transpose(0, 2, 3, 1)
     if name.endswith("_1"):  # no powers of two: 15 bits of multiplier are not 31
         assert (litert_codes(case, nhwc, y, Requant.SINGLE_ROUNDING) != codes).any()
+
+
+def test_litert_multiplies_by_a_single_column_with_two_roundings_on_arm64() -> None:
+    with np.load(GOLDEN / "litert_gemv.npz") as case:
+        m = product_multiplier(case["sx"], case["sw"], case["sy"])
+        acc = matmul(case["x"], case["w"].T, case["zx"], 0, case["b"])
+        found = {way: requantize(acc, m, case["zy"], -128, 127, way) for way in (Requant.NEON, Requant.SINGLE_ROUNDING)}
+        np.testing.assert_array_equal(found[Requant.NEON], case["y"])
+        assert 0 < np.sum(found[Requant.SINGLE_ROUNDING] != case["y"]) < 100

@@ -16,13 +16,13 @@ from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import machine_named
 
 Case = dict[str, np.ndarray]
-GOLDEN = Path(__file__).parents[1] / "golden" / "ort_integer.npz"
+GOLDEN = Path(__file__).parents[1] / "golden"
 MACHINES = {"x86_vnni": "onnxruntime@x86-vnni", "x86_avx2": "onnxruntime@x86-avx2", "arm64": "onnxruntime@arm64"}
 
 
 def recorded() -> dict[str, Case]:
     cases: dict[str, Case] = {}
-    with np.load(GOLDEN) as held:
+    with np.load(GOLDEN / "ort_integer.npz") as held:
         for key in held.files:
             name, field = key.rsplit("/", 1)
             cases.setdefault(name, {})[field] = held[key]
@@ -105,3 +105,17 @@ def test_the_executor_gives_the_recorded_integers(name: str) -> None:
     found = executor(feeds)["y"]
     assert found.dtype == CASES[name]["y"].dtype
     np.testing.assert_array_equal(found, CASES[name]["y"])
+
+
+def test_litert_on_arm64_multiplies_by_one_row_in_a_way_of_its_own() -> None:
+    with np.load(GOLDEN / "litert_gemv.npz") as held:
+        case = {field: np.squeeze(held[field]) for field in held.files}
+    case |= {"w": case["w"].T, "zx": case["zx"].astype(np.int8), "zy": case["zy"].astype(np.int8)}
+    case["zw"] = np.zeros(case["sw"].shape, np.int8)
+    proto, feeds = pairs("Gemm", case)
+    executor = IntegerExecutor(lower(ir.from_proto(proto)), machine_named("litert@optimized-arm64"))
+    alone = np.concatenate([executor({"x": row[None]})["y"] for row in feeds["x"]])
+    np.testing.assert_array_equal(alone, case["y"])
+    together = executor(feeds)["y"].astype(int)
+    assert 0 < np.sum(together != case["y"]) < 100
+    assert np.abs(together - case["y"]).max() == 1

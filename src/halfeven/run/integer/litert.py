@@ -50,7 +50,7 @@ from halfeven.run.integer.conditions import (
     spatial,
     types,
 )
-from halfeven.run.integer.layers import DOUBLE, SINGLE, Layer
+from halfeven.run.integer.layers import DOUBLE, SINGLE, Derivation, Layer
 from halfeven.run.integer.litert_blocks import block_product, block_sum
 from halfeven.run.integer.litert_kernels import (
     FIXED_SOFTMAX,
@@ -79,6 +79,7 @@ from halfeven.run.integer.litert_layers import (
     Extreme,
     InBlocks,
     MatrixProduct,
+    OneColumn,
     Rectified,
     Transposed,
     depthwise,
@@ -287,10 +288,20 @@ def _optimized(f: Flavours, fused: bool) -> tuple[Rule, ...]:
     )
 
 
+def _on_arm64(layer: Layer, multiplier: Derivation) -> Clamped:
+    return Clamped(OneColumn(layer, Layer(Requant.NEON, multiplier)), Kernels.OPTIMIZED)
+
+
 _OPTIMIZED = _optimized(OPTIMIZED, fused=False)
 _RUY = Requant.SINGLE_ROUNDING
 _ON_ARM64 = replace(OPTIMIZED, layer=Layer(_RUY, DOUBLE), dense=Layer(_RUY, product_multiplier), softmax=SOFTMAX_16)
-_ARM64 = _optimized(_ON_ARM64, fused=True)
+_ARM64 = (
+    Rule(("Conv",), _DEPTHWISE, (*LAYERS, spatial(2), depthwise)),
+    Rule(("Conv",), Clamped(REFERENCE.layer, Kernels.REFERENCE), (*LAYERS, spatial(2), grouped)),
+    Rule(("Conv",), _on_arm64(_ON_ARM64.layer, DOUBLE), (*LAYERS, spatial(2))),
+    Rule(("Gemm",), _on_arm64(_ON_ARM64.dense, product_multiplier), LAYERS),
+    *_optimized(_ON_ARM64, fused=True),
+)
 _MICRO = (
     Rule(("Gemm",), Clamped(REFERENCE.layer, Kernels.REFERENCE), LAYERS),
     Rule(("MatMul",), MatrixProduct(Requant.DOUBLE_ROUNDING), (*BOTH, plain)),

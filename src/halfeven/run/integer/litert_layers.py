@@ -62,6 +62,33 @@ class InBlocks:
         return run
 
 
+@dataclass(frozen=True)
+class OneColumn:
+    """A layer that another kernel computes where it has one row of a matrix, or one position of one picture, to give.
+
+    LiteRT multiplies a matrix by a vector on Arm64 on its own, from 4 outputs and 16 inputs on. Source: LiteRT
+    tflite/kernels/cpu_backend_gemm_custom_gemv.h.
+    """
+
+    many: Kernel
+    one: Kernel
+
+    def __call__(self, op: Op, threads: int = 1) -> Run:
+        """The layer."""
+        many, weight, shape = self.many(op, threads), op.inputs[1], op.outputs[0].shape
+        outputs = shape[1] if shape is not None and isinstance(shape[1], int) else 0
+        size = int(np.prod(weight.constant.shape.numpy())) if weight is not None and weight.constant is not None else 0
+        if outputs < 4 or size < 16 * outputs:
+            return many
+        one = self.one(op, threads)
+
+        def run(arrays: Arrays) -> tuple[Array, ...]:
+            (found,) = many(arrays)
+            return one(arrays) if found.size == outputs else (found,)
+
+        return run
+
+
 def depthwise(op: Op, _: Network) -> bool:
     """A Conv with one input channel for each group."""
     groups, weight = int(op.attributes.get("group", 1)), operand(op, 1)
