@@ -75,16 +75,17 @@ class OneColumn:
 
     def __call__(self, op: Op, threads: int = 1) -> Run:
         """The layer."""
-        many, weight, shape = self.many(op, threads), op.inputs[1], op.outputs[0].shape
-        outputs = shape[1] if shape is not None and isinstance(shape[1], int) else 0
+        many, weight, made = self.many(op, threads), op.inputs[1], list[Run]()
         size = int(np.prod(weight.constant.shape.numpy())) if weight is not None and weight.constant is not None else 0
-        if outputs < 4 or size < 16 * outputs:
-            return many
-        one = self.one(op, threads)
 
         def run(arrays: Arrays) -> tuple[Array, ...]:
             (found,) = many(arrays)
-            return one(arrays) if found.size == outputs else (found,)
+            outputs = found.shape[1]
+            if found.size > outputs or outputs < 4 or size < 16 * outputs:
+                return (found,)
+            if not made:
+                made.append(self.one(op, threads))
+            return made[0](arrays)
 
         return run
 
