@@ -131,7 +131,7 @@ def row_of(network: networks.Network, target: str, folder: Path, args: argparse.
         row["score"], row["score_float"] = value, score_of(network, floating, args.limit)[0]
         row["latency"] = ratio(file, floating, sample)
     except QuantError as error:
-        row["refused"] = str(error)
+        row["refused"] = str(error).replace(f"{folder}/", "")
     return row
 
 

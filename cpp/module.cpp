@@ -142,7 +142,7 @@ nb::tuple tally_found(halfeven::Tally& tally, std::size_t index) {
     return as_tuple(tally.found(index));
 }
 
-// (outer, channels, inner) of arrays of `count` elements, and what the kernels ask of scales and zero points.
+// What the kernels ask of scales and zero points.
 using Scales = Input<float>;
 using Zeros = Input<std::int32_t>;
 

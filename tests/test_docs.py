@@ -3,8 +3,9 @@ with the same headings and the same examples; its tables name all there is, with
 
 Executed are the ```python blocks and those marked ```bash run, of each English page in its order, in one folder that
 holds the files of the demo: blocks of Python that follow one another in an interpreter of theirs, each with its own
-names, a line that calls `halfeven` and nothing else in this one, other lines by bash. A ```toml block is written to the file that its first line names. Output that the pages show has
-the words that are printed; its figures, which are of one machine, are not compared.
+names, a line that calls `halfeven` and nothing else in this one, other lines by bash. A ```toml block is written to the
+file that its first line names. Output that the pages show has the words that are printed; its figures, which are of one
+machine, are not compared.
 """
 
 import os

@@ -87,7 +87,7 @@ class Feed:
 
     @property
     def digest(self) -> str:
-        """Of all that was given; asked for after a pass, it reads only what did not pass."""
+        """Of all that was given; asked for after a pass, when arrays are hashed already."""
         return self.given.digest
 
     def said(self) -> tuple[str, ...]:

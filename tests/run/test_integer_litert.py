@@ -17,6 +17,7 @@ from halfeven.importers.litert.reader import load_tflite
 from halfeven.report.conform import conform, litert_kernels
 from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import machine_named
+from halfeven.run.processor import on_arm
 
 pytest.importorskip("ai_edge_litert")
 import exactness_litert
@@ -41,7 +42,7 @@ def test_no_integer_differs_from_the_kernels(operator: str, machine: str) -> Non
     assert count.differing == 0, count.first
 
 
-@pytest.mark.parametrize("runtime", ["litert", "litert@optimized-x86", "litert@reference"])
+@pytest.mark.parametrize("runtime", ["litert", *list(litert_kernels(on_arm()))[1:]])
 def test_no_integer_of_a_whole_network_differs(network: tuple, runtime: str, tmp_path: Path) -> None:
     result, pictures = network
     result.save(tmp_path / "net.onnx")

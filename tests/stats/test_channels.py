@@ -30,6 +30,12 @@ def test_ranges_are_per_channel_and_hold_zero(x: np.ndarray) -> None:
     assert seen.samples == 1
 
 
+@given(hnp.arrays(np.float32, (2, 16, 3, 5), elements=FLOATS), st.sampled_from([4, 8, 16]), st.integers(1, 2))
+def test_a_tensor_in_blocks_of_channels_is_seen_as_it_is_written(x: np.ndarray, block: int, threads: int) -> None:
+    lies = np.ascontiguousarray(x.reshape(2, 16 // block, block, 15).swapaxes(2, 3)).reshape(x.shape)
+    assert values(ChannelRange.of(lies, block, threads)) == values(ChannelRange.of(x))
+
+
 @given(st.lists(TENSOR, min_size=2, max_size=6), st.data())
 def test_streams_merge_in_any_grouping(tensors: list[np.ndarray], data: st.DataObject) -> None:
     parts = [ChannelRange.of(x) for x in tensors]

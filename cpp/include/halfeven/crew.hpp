@@ -31,8 +31,9 @@ class Crew {
     }
 
     void run(int threads, std::size_t count, const std::function<void(std::size_t)>& work) {
-        std::unique_lock<std::mutex> mine(busy_, std::try_to_lock);
-        if (threads <= 1 || count <= 1 || !mine.owns_lock() || process() != owner_) {
+        const bool alone = threads <= 1 || count <= 1 || process() != owner_;
+        std::unique_lock<std::mutex> mine(busy_, std::defer_lock);
+        if (alone || !mine.try_lock()) {
             for (std::size_t task = 0; task < count; ++task) work(task);
             return;
         }

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from halfeven.data.digest import BAD
 from halfeven.data.preprocess import Preprocess, normalization
 from halfeven.data.resize import fit, target_size
 from halfeven.data.sample import Array, Indexed, InputSpec, Sample, Truth, is_float, limit_note, missing_input, spread
@@ -241,7 +242,7 @@ def open_pictures(
 
 
 def files_digest(files: Sequence[tuple[str, Path]], options: str) -> str:
-    """SHA-256 (hex) of the options and of each file's label, size and bytes, read in pieces of 1 MiB."""
+    """SHA-256 (hex) of the options and of each file's label, size and bytes; what cannot be read counts as a gap."""
     state = hashlib.sha256(options.encode())
     for label, path in files:
         try:
@@ -249,6 +250,6 @@ def files_digest(files: Sequence[tuple[str, Path]], options: str) -> str:
             with path.open("rb") as stream:
                 while piece := stream.read(1 << 20):
                     state.update(piece)
-        except OSError as error:
-            raise BadCalibration(f"{path}: cannot be read ({error.strerror}).") from error
+        except OSError:
+            state.update(f"\0{label}\0".encode() + BAD)
     return state.hexdigest()

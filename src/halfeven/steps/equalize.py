@@ -64,7 +64,7 @@ class Equalize:
         if not streams:
             return draft
         missing = {n for s in streams for n in s.names & sites} - set(draft.channels)
-        watching = Watching.of(draft, missing)
+        watching = Watching.of(replace(draft, unscaled=None), missing)
         seen = {**draft.channels, **(_observe(watching, self.samples, data, progress) if missing else {})}
         forget_models(weigh(draft.model))
         done, capped, plan, state = 0, 0, draft.plan, hashlib.sha256()
@@ -88,7 +88,7 @@ class Equalize:
                 state.update(repr(sorted(stream.names)).encode() + factors.tobytes())
                 done += 1
         if done == 0:
-            return draft
+            return draft.noting(*watching.said)
         notes = [f"equalized {done} of {len(streams)} tensors and residual streams by channel"]
         if capped:
             notes[0] += f", {capped} of them so far as a clamp of one bound allows: {draft.target.name} fuses no other"
@@ -308,7 +308,7 @@ def _observe(watching: Watching, count: int, data: Samples, progress: Progress) 
         }
 
     found: dict[str, ChannelRange] = {}
-    for i, seen in enumerate(watching(watch, islice(data, count), min(length_hint(data) or count, count))):
+    for i, seen in enumerate(watching(watch, islice(data, count), min(length_hint(data), count))):
         for name, new in seen.items():
             found[name] = found[name].merge(new) if name in found else new
         progress("equalize", i + 1, count)
