@@ -314,7 +314,7 @@ _MICRO = (
 )
 _SOURCE = "LiteRT 2.3.0, "
 _BESIDE = "run beside the runtime, no integer of random operators differs, nor of whole networks before a float region"
-_QEMU = "run beside the runtime under qemu (Cortex-A76), no integer of random operators differs"
+_QEMU = "run beside the runtime under qemu (Cortex-A76), no integer of random operators or whole networks differs"
 LITERT_REFERENCE = Machine("litert@reference", _SOURCE + "reference kernels", _BESIDE, _REFERENCE)
 LITERT_OPTIMIZED = Machine("litert@optimized-x86", _SOURCE + "its own kernels on x86-64", _BESIDE, _OPTIMIZED)
 LITERT_OPTIMIZED_ARM64 = Machine("litert@optimized-arm64", _SOURCE + "its own kernels on Arm64", _QEMU, _ARM64)
