@@ -50,7 +50,7 @@ from halfeven.run.integer.conditions import (
     spatial,
     types,
 )
-from halfeven.run.integer.layers import DOUBLE, SINGLE, Derivation, Layer
+from halfeven.run.integer.layers import DOUBLE, SINGLE, Layer
 from halfeven.run.integer.litert_blocks import block_product, block_sum
 from halfeven.run.integer.litert_kernels import (
     FIXED_SOFTMAX,
@@ -85,7 +85,7 @@ from halfeven.run.integer.litert_layers import (
     depthwise,
     grouped,
 )
-from halfeven.run.integer.machine import Condition, Machine, Rule, affine
+from halfeven.run.integer.machine import Condition, Kernel, Machine, Rule, affine
 from halfeven.run.integer.pointwise import Joined, Moved, Product, Sum
 
 LAYERS = (types((INT8, INT8), (INT8, INT8_NARROW)), coded_output, coded_bias(), one_scale(0))
@@ -111,6 +111,12 @@ class Flavours:
     convert: Converted
     slope: Requant
     softmax: Softmax
+    column: Requant | None = None
+    """Of a layer that gives one column, where that is another than that of `layer` and `dense`."""
+
+    def by_columns(self, layer: Layer) -> Kernel:
+        """The layer, and the other where it gives one column."""
+        return layer if self.column is None else OneColumn(layer, replace(layer, requant=self.column))
 
 
 def ratio(low: float, high: float, *ports: int) -> Condition:
@@ -163,8 +169,8 @@ def plain(op: Op, _: Network) -> bool:
 
 def _layers(f: Flavours) -> tuple[Rule, ...]:
     return (
-        Rule(("Conv",), Clamped(f.layer, f.kernels), (*LAYERS, spatial(2))),
-        Rule(("Gemm",), Clamped(f.dense, f.kernels), LAYERS),
+        Rule(("Conv",), Clamped(f.by_columns(f.layer), f.kernels), (*LAYERS, spatial(2))),
+        Rule(("Gemm",), Clamped(f.by_columns(f.dense), f.kernels), LAYERS),
         Rule(("MatMul",), MatrixProduct(Requant.DOUBLE_ROUNDING, product_multiplier), (*BOTH, plain)),
         Rule(("MatMul",), MatrixProduct(Requant.INT16X8), (*SIXTEEN, plain)),
         Rule(("ConvTranspose",), Transposed(f.layer.requant), (*LAYERS, plain)),
@@ -288,20 +294,16 @@ def _optimized(f: Flavours, fused: bool) -> tuple[Rule, ...]:
     )
 
 
-def _on_arm64(layer: Layer, multiplier: Derivation) -> Clamped:
-    return Clamped(OneColumn(layer, Layer(Requant.NEON, multiplier)), Kernels.OPTIMIZED)
-
-
 _OPTIMIZED = _optimized(OPTIMIZED, fused=False)
 _RUY = Requant.SINGLE_ROUNDING
-_ON_ARM64 = replace(OPTIMIZED, layer=Layer(_RUY, DOUBLE), dense=Layer(_RUY, product_multiplier), softmax=SOFTMAX_16)
-_ARM64 = (
-    Rule(("Conv",), _DEPTHWISE, (*LAYERS, spatial(2), depthwise)),
-    Rule(("Conv",), Clamped(REFERENCE.layer, Kernels.REFERENCE), (*LAYERS, spatial(2), grouped)),
-    Rule(("Conv",), _on_arm64(_ON_ARM64.layer, DOUBLE), (*LAYERS, spatial(2))),
-    Rule(("Gemm",), _on_arm64(_ON_ARM64.dense, product_multiplier), LAYERS),
-    *_optimized(_ON_ARM64, fused=True),
+_ON_ARM64 = replace(
+    OPTIMIZED,
+    layer=Layer(_RUY, DOUBLE),
+    dense=Layer(_RUY, product_multiplier),
+    softmax=SOFTMAX_16,
+    column=Requant.NEON,
 )
+_ARM64 = _optimized(_ON_ARM64, fused=True)
 _MICRO = (
     Rule(("Gemm",), Clamped(REFERENCE.layer, Kernels.REFERENCE), LAYERS),
     Rule(("MatMul",), MatrixProduct(Requant.DOUBLE_ROUNDING), (*BOTH, plain)),
