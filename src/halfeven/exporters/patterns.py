@@ -24,8 +24,8 @@ def bounds(op: Op) -> tuple[float, float] | None:
 
 def softmax_group(flat: Op, network: Network) -> list[Op]:
     """The Softmax over rows, and the Reshape to the shape before, behind a Flatten; none if there are no such."""
-    soft = _only_reader(flat, "Softmax", network)
-    back = None if soft is None else _only_reader(soft, "Reshape", network)
+    soft = network.only_reader(flat, "Softmax")
+    back = None if soft is None else network.only_reader(soft, "Reshape")
     if soft is None or back is None or back.inputs[1] is None or int(soft.attributes.get("axis", -1)) not in (-1, 1):
         return []
     shape = network.maker(back.inputs[1].name)
@@ -36,9 +36,9 @@ def softmax_group(flat: Op, network: Network) -> list[Op]:
 def hard_swish_group(add: Op, network: Network) -> tuple[Tensor | None, list[Op]]:
     """What a HardSwish that begins with an Add of 3 is of, and the operators behind the Add; None: there is none."""
     x, three = _with_constant(add)
-    clip = _only_reader(add, "Clip", network)
-    product = None if clip is None else _only_reader(clip, "Mul", network)
-    ratio = None if product is None else _only_reader(product, "Div", network)
+    clip = network.only_reader(add, "Clip")
+    product = None if clip is None else network.only_reader(clip, "Mul")
+    ratio = None if product is None else network.only_reader(product, "Div")
     if x is None or three != 3.0 or clip is None or product is None or ratio is None:
         return None, []
     plain = bounds(clip) == (0.0, 6.0) and {t.name for t in product.inputs if t is not None} == {
@@ -57,11 +57,3 @@ def _with_constant(op: Op) -> tuple[Tensor | None, float | None]:
     if len(computed) != 1 or len(held) != 1 or held[0] is None or held[0].size != 1 or held[0].ndim > 1:
         return None, None
     return computed[0], float(held[0].ravel()[0])
-
-
-def _only_reader(op: Op, kind: str, network: Network) -> Op | None:
-    """The operator of a kind that alone reads a real output."""
-    y = op.outputs[0]
-    readers = network.readers(y.name)
-    ends = any(t.name == y.name for t in network.outputs)
-    return readers[0] if len(readers) == 1 and readers[0].kind == kind and not ends and not y.coded else None

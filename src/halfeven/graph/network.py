@@ -109,3 +109,9 @@ class Network:
     def maker(self, name: str) -> Op | None:
         """The operator that computes a tensor; None for inputs and constants."""
         return next((op for op in self.ops if any(t.name == name for t in op.outputs)), None)
+
+    def only_reader(self, op: Op, kind: str) -> Op | None:
+        """The operator of a kind that alone reads an operator's real output, if that is no output of the network."""
+        made = op.outputs[0]
+        readers, ends = self.readers(made.name), any(t.name == made.name for t in self.outputs)
+        return readers[0] if len(readers) == 1 and readers[0].kind == kind and not ends and not made.coded else None

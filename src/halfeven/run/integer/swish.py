@@ -62,9 +62,9 @@ def with_swishes(network: Network) -> Network:
 
 def _chain(add: Op, network: Network) -> tuple[Tensor, list[Op]] | None:
     x, three = _with_number(add)
-    clip = _only_reader(add, "Clip", network)
-    product = None if clip is None else _only_reader(clip, "Mul", network)
-    ratio = None if product is None else _only_reader(product, "Div", network)
+    clip = network.only_reader(add, "Clip")
+    product = None if clip is None else network.only_reader(clip, "Mul")
+    ratio = None if product is None else network.only_reader(product, "Div")
     if x is None or three != 3 or clip is None or product is None or ratio is None:
         return None
     bounds = None if clip.node is None else clamp_bounds(clip.node)
@@ -82,11 +82,3 @@ def _with_number(op: Op) -> tuple[Tensor | None, float | None]:
     if len(computed) != 1 or len(held) != 1 or held[0] is None or held[0].size != 1:
         return None, None
     return computed[0], float(held[0].ravel()[0])
-
-
-def _only_reader(op: Op, kind: str, network: Network) -> Op | None:
-    """The operator of a kind that alone reads an operator's real output."""
-    made = op.outputs[0]
-    readers = network.readers(made.name)
-    ends = any(t.name == made.name for t in network.outputs)
-    return readers[0] if len(readers) == 1 and readers[0].kind == kind and not ends and not made.coded else None
