@@ -10,12 +10,10 @@
 #include <stdexcept>
 #include <tuple>
 
-namespace nb = nanobind;
+#include "arrays.hpp"
 
 namespace {
 
-using Input = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using InOut = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Codes = std::tuple<std::int32_t, std::int32_t>;
 using Ends = std::tuple<float, float>;
 
@@ -27,7 +25,8 @@ halfeven::CodeRange checked(Codes codes, std::int32_t zero, std::size_t count, s
     return {low, high};
 }
 
-void fake_quantize(Input x, float scale, std::int32_t zero, Codes codes, Ends clamp, int threads, InOut values) {
+void fake_quantize(Input<float> x, float scale, std::int32_t zero, Codes codes, Ends clamp, int threads,
+                   InOut<float> values) {
     const auto range = checked(codes, zero, x.size(), values.size());
     nb::gil_scoped_release unlocked;
     halfeven::fake_quantize_clamped(x.data(), x.size(), scale, zero, range, {std::get<0>(clamp), std::get<1>(clamp)},
@@ -35,8 +34,8 @@ void fake_quantize(Input x, float scale, std::int32_t zero, Codes codes, Ends cl
 }
 
 // The gradients of scale and zero point, zeros unless `sums`; that of x goes to `grad_x`.
-std::tuple<float, float> lsq_backward(Input x, Input grad, float scale, std::int32_t zero, Codes codes, Ends clamp,
-                                      bool sums, int threads, InOut grad_x) {
+std::tuple<float, float> lsq_backward(Input<float> x, Input<float> grad, float scale, std::int32_t zero, Codes codes,
+                                      Ends clamp, bool sums, int threads, InOut<float> grad_x) {
     const auto range = checked(codes, zero, x.size(), grad_x.size());
     if (grad.size() != x.size()) throw std::invalid_argument("the arrays must have one size");
     float by_scale = 0.0f, by_zero = 0.0f;
