@@ -16,7 +16,7 @@ from halfeven.data.synthetic import Synthetic
 from halfeven.errors import BadCalibration, UnsupportedModel
 from halfeven.graph.widen import widened
 from halfeven.run.ort import OrtExecutor
-from halfeven.run.specs import index_limits, input_specs
+from halfeven.run.specs import class_count, index_limits, input_specs
 from halfeven.wording import counted
 
 HELD_OUT = 32
@@ -124,7 +124,7 @@ def open_data(
         raise UnsupportedModel("The model has no inputs: it always computes the same, so there is nothing to measure.")
     options = settings.get("preprocess")
     preprocess = parse_preprocess(options) if options is not None else None
-    others: dict[str, Any] = {"preprocess": preprocess, "labels": settings.get("labels")}
+    others: dict[str, Any] = {"preprocess": preprocess, "labels": settings.get("labels"), "classes": class_count(model)}
     if data is None:
         judges = held_out and settings.get("holdout") is None
         feed = _synthetic(model, specs, int(settings.get("seed") or 0), judges, measured)
@@ -139,10 +139,22 @@ def open_data(
         judged = open_source(settings["holdout"], specs, **others)
     elif held_out:
         calibration, judged, notes = _divide(source)
+    notes += _no_classes(judged.labels, others["classes"])
     colored = preprocess is not None and len(specs) == 1 and (specs[0].rank == 4)
     calibrating = Checked(calibration, specs)
     judging = Checked(judged, specs, instead=calibrating if isinstance(judged, Part) else None)
     return Feed(calibrating, judging, judged.labels, source, preprocess, colored, notes)
+
+
+def _no_classes(labels: Mapping[str, frozenset[int]], classes: int | None) -> list[str]:
+    """A sentence on labels that the model has no class for; none if all fit or its classes are not known."""
+    wrong = [number for found in labels.values() for number in found if classes and not 0 <= number < classes]
+    if not wrong or not classes:
+        return []
+    return [
+        f"{len(wrong)} of {counted(len(labels), 'label')} are no class of the model, which has 0..{classes - 1}: the "
+        f"first is {wrong[0]}. Is the first class counted as 0?"
+    ]
 
 
 def _synthetic(model: ir.Model, specs: list[InputSpec], seed: int, held_out: bool, measured: bool) -> Feed:

@@ -19,6 +19,13 @@ MODEL = ir.from_proto(
 )
 
 
+CLASSIFIER = ir.from_proto(
+    onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]>\nnet (float[N,3,4,4] x) => (float[N,48] y) { y = Flatten(x) }'
+    )
+)
+
+
 class Loader:
     """Batches of three."""
 
@@ -128,3 +135,15 @@ def test_a_model_without_inputs_cannot_be_fed() -> None:
     text = '<ir_version: 8, opset_import: ["" : 17]>\nnone () => (float[1] y) { y = Constant<value_floats=[1.0]>() }'
     with pytest.raises(UnsupportedModel, match="no inputs"):
         open_data(ir.from_proto(onnx.parser.parse_model(text)), None, {}, held_out=True)
+
+
+def test_labels_that_the_model_has_no_class_for_are_said() -> None:
+    said = "2 of 6 labels are no class of the model, which has 0..47: the first is 48. Is the first class counted as 0?"
+    for model, labels, expected in (
+        (CLASSIFIER, [1, 48, 47, 1, 49, 0], True),
+        (CLASSIFIER, [0, 47, 1, 1, 1, 1], False),
+        (MODEL, [48] * 6, False),  # no scores of classes
+    ):
+        feed = open_data(model, pictures(6), {"labels": np.array(labels)}, held_out=False)
+        assert (said in feed.said()) is expected
+        assert any("no class of the model" in text for text in feed.said()) is expected

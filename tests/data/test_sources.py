@@ -60,6 +60,36 @@ def test_folders_named_by_numbers_are_those_classes(tmp_path: Path) -> None:
     assert open_source(tmp_path, PICTURE).labels == {"2/a.png": {2}, "10/a.png": {10}}
 
 
+@pytest.mark.parametrize(
+    ("folders", "classes", "found"),
+    [
+        (("calib", "test"), 1000, "2 names"),
+        (("n01440764", "n01443537", "n01484850"), 4, "3 names"),
+        (("2", "10"), 10, "numbers up to 10"),
+    ],
+)
+def test_sub_folders_that_do_not_fit_the_model_are_no_classes(
+    tmp_path: Path, folders: tuple[str, ...], classes: int, found: str
+) -> None:
+    for folder in folders:
+        picture(tmp_path / folder / "a.png")
+    source = open_source(tmp_path, PICTURE, preprocess="raw", classes=classes)
+    assert source.labels == {}
+    assert source.notes == (
+        f"{tmp_path.name}: its sub-folders are not taken for classes: they have {found}, the model has {classes} "
+        "classes. Without --labels no accuracy is shown.",
+    )
+
+
+def test_sub_folders_are_not_spoken_of_where_labels_are_given_or_no_class_is_scored(tmp_path: Path) -> None:
+    for name in ("cat/a.png", "dog/b.png"):
+        picture(tmp_path / name)
+    labelled = open_source(tmp_path, PICTURE, preprocess="raw", labels={"a.png": 7, "b.png": 3}, classes=10)
+    assert labelled.labels == {"cat/a.png": {7}, "dog/b.png": {3}}
+    detector = open_source(tmp_path, PICTURE, preprocess="raw", classes=0)
+    assert (detector.labels, detector.notes, labelled.notes) == ({}, (), ())
+
+
 def test_a_limit_takes_samples_from_all_over(tmp_path: Path) -> None:
     for index in range(10):
         picture(tmp_path / f"{index}.png", index)

@@ -59,6 +59,17 @@ def test_pictures_have_unit_deviation_and_neighbours_that_agree() -> None:
     assert (x[..., 1:] * x[..., :-1]).mean() > 0.5  # two of three grains are wider than a pixel
 
 
+@pytest.mark.parametrize(("shape", "places"), [(("N", 3, 64, 48), (2, 3)), (("N", 64, 48, 3), (1, 2))])
+def test_neighbours_agree_along_height_and_width_and_channels_do_not(
+    shape: tuple[int | str, ...], places: tuple[int, int]
+) -> None:
+    source = Synthetic([spec("x", "float32", *shape)], {}, count=32)
+    x = np.concatenate([sample["x"] for _, sample in source]).astype(np.float64)
+    for axis in (1, 2, 3):
+        likeness = (x.take(range(1, x.shape[axis]), axis) * x.take(range(x.shape[axis] - 1), axis)).mean()
+        assert likeness > 0.5 if axis in places else abs(likeness) < 0.1
+
+
 def test_ids_stay_below_the_rows_of_their_table_and_reach_most_of_them() -> None:
     source = Synthetic([spec("input_ids", "int64", "N", "T")], {"input_ids": 20})
     ids = np.concatenate([sample["input_ids"].ravel() for _, sample in source])

@@ -1,7 +1,7 @@
 """Opening data of any kind as a source of samples.
 
     data                                              read by
-    folder of .jpg .jpeg .png .bmp .webp              pictures; recursive, sorted; sub-folders are classes
+    folder of .jpg .jpeg .png .bmp .webp              pictures; recursive, sorted; sub-folders may be classes
     folder of .wav                                    audio
     one picture, one recording                        the same
     .txt, .csv, .tsv: a path, or path and class, a line    the same; paths relative to the file
@@ -42,12 +42,14 @@ def open_source(
     preprocess: Preprocess | str | Mapping[str, Any] | None = None,
     limit: int | None = None,
     labels: Any = None,
+    classes: int | None = None,
 ) -> Source:
     """Open data as samples for a model with the inputs `specs`.
 
     `preprocess` is for pictures (also uint8 pictures in arrays) and recordings. `limit` is the most samples to give,
     evenly spaced where the count is known. `labels` (a file, an array or a mapping, see `labels`) overrides the labels
-    found with the data.
+    found with the data. `classes`: how many the model tells apart (0: it gives no score for each class), None if that
+    is not known; sub-folders are taken for classes only where they fit it.
 
     Raises:
         BadCalibration: the data are missing, damaged, of an unknown kind, or leave an input without data.
@@ -58,15 +60,17 @@ def open_source(
     if limit is not None and limit < 1:
         raise BadOption(f"limit is {limit}; it must be at least 1.")
     options = None if preprocess is None else parse_preprocess(preprocess)
-    source = _open(data, specs, options, limit)
+    source = _open(data, specs, options, limit, classes if labels is None else 0)
     if labels is None:
         return source
     return _relabelled(source, load_labels(labels))
 
 
-def _open(data: Any, specs: Sequence[InputSpec], options: Preprocess | None, limit: int | None) -> Indexed | Streamed:
+def _open(
+    data: Any, specs: Sequence[InputSpec], options: Preprocess | None, limit: int | None, classes: int | None
+) -> Indexed | Streamed:
     if isinstance(data, str | os.PathLike):
-        return _open_path(Path(os.fspath(data)), specs, options, limit)
+        return _open_path(Path(os.fspath(data)), specs, options, limit, classes)
     if isinstance(data, np.ndarray):
         return open_arrays({specs[0].name: in_memory(data)}, "array", specs, options, limit)
     if isinstance(data, Mapping):
@@ -84,11 +88,11 @@ def _open(data: Any, specs: Sequence[InputSpec], options: Preprocess | None, lim
 
 
 def _open_path(
-    path: Path, specs: Sequence[InputSpec], options: Preprocess | None, limit: int | None
+    path: Path, specs: Sequence[InputSpec], options: Preprocess | None, limit: int | None, classes: int | None
 ) -> Indexed | Streamed:
     suffix = path.suffix.lower()
     if path.is_dir():
-        files, truth, notes = _folder(path)
+        files, truth, notes = _folder(path, classes)
         source = _open_files(files, path.name, specs, options, limit, truth)
         return replace(source, notes=notes + source.notes)
     if not path.exists():
@@ -127,8 +131,10 @@ def _open_files(
     )
 
 
-def _folder(root: Path) -> tuple[Files, Truth, tuple[str, ...]]:
+def _folder(root: Path, classes: int | None) -> tuple[Files, Truth, tuple[str, ...]]:
     """The files of a folder, sorted by their path in it; hidden ones and links to folders are passed over.
+
+    `classes`: see `open_source`.
 
     Raises:
         BadCalibration: it holds neither pictures nor recordings, or both.
@@ -151,24 +157,30 @@ def _folder(root: Path) -> tuple[Files, Truth, tuple[str, ...]]:
     notes: tuple[str, ...] = ()
     if len(found) > len(files):
         notes = (f"{root.name}: {len(found) - len(files)} other files are ignored.",)
-    truth, classes = _folder_classes(files)
-    if classes:
-        shown = [f"{name}={number}" for name, number in list(classes.items())[:4]] + ["..."] * (len(classes) > 4)
-        notes += (f"{root.name}: {len(classes)} sub-folders are taken for classes: {', '.join(shown)}.",)
-    return files, truth, notes
+    truth, said = _folder_classes(files, classes)
+    return files, truth, notes + tuple(f"{root.name}: {sentence}" for sentence in said)
 
 
-def _folder_classes(files: Files) -> tuple[Truth, Mapping[str, int]]:
-    """Classes from the first folder of each label, if there are two and each file lies in one.
+def _folder_classes(files: Files, classes: int | None) -> tuple[Truth, list[str]]:
+    """Classes from the first folder of each label, if there are two and each file lies in one; and what is said of it.
 
     A folder's number is its name if all names are numbers ("0".."9"), else its place in sorted order (ImageFolder).
+    Names must be as many as the model's classes, or their places would be those of other classes; numbers be of them.
     """
     folders = sorted({label.split("/")[0] if "/" in label else "" for label, _ in files})
-    if len(folders) < 2 or "" in folders:
-        return {}, {}
+    if len(folders) < 2 or "" in folders or classes == 0:
+        return {}, []
     numeric = all(name.isdecimal() for name in folders)
     numbers = {name: int(name) if numeric else place for place, name in enumerate(folders)}
-    return {label: frozenset({numbers[label.split("/")[0]]}) for label, _ in files}, numbers
+    if classes is not None and not (max(numbers.values()) < classes if numeric else len(folders) == classes):
+        found = f"numbers up to {max(numbers.values())}" if numeric else f"{len(folders)} names"
+        return {}, [
+            f"its sub-folders are not taken for classes: they have {found}, the model has {classes} classes. Without "
+            "--labels no accuracy is shown."
+        ]
+    shown = [f"{name}={number}" for name, number in list(numbers.items())[:4]] + ["..."] * (len(numbers) > 4)
+    truth = {label: frozenset({numbers[label.split("/")[0]]}) for label, _ in files}
+    return truth, [f"{len(numbers)} sub-folders are taken for classes: {', '.join(shown)}."]
 
 
 def _listed_files(path: Path) -> tuple[Files, Truth]:

@@ -105,14 +105,17 @@ class Synthetic:
 
 def _places(dims: Sequence[int | str | None]) -> tuple[int, int]:
     """The axes of height and width: the second and third if the last has as few as the channels of a picture."""
-    few = [isinstance(dims[axis], int) and int(dims[axis] or 0) <= COLORS for axis in (1, 3)]
+    few = [isinstance(size, int) and size <= COLORS for size in (dims[1], dims[3])]
     return (1, 2) if few == [False, True] else (2, 3)
 
 
 def _picture(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    height, width = shape[2:]
+    """Grains along height and width, wherever these stand."""
+    places = _places(shape)
     total = np.zeros(shape)
     for grain in (1, 4, 16):
-        coarse = rng.standard_normal((*shape[:2], -(-height // grain), -(-width // grain)))
-        total += np.repeat(np.repeat(coarse, grain, 2), grain, 3)[:, :, :height, :width]
+        coarse = rng.standard_normal([-(-size // grain) if a in places else size for a, size in enumerate(shape)])
+        for axis in places:
+            coarse = np.repeat(coarse, grain, axis).take(range(shape[axis]), axis)
+        total += coarse
     return total / max(float(total.std()), 1e-6)

@@ -27,6 +27,17 @@ def input_specs(model: ir.Model) -> list[InputSpec]:
     return specs
 
 
+def class_count(model: ir.Model) -> int | None:
+    """How many classes the first output scores, in its last axis; 0 if it is no table of scores, None if unknown."""
+    output = next(iter(model.graph.outputs), None)
+    if output is None or output.dtype is None or output.shape is None:
+        return None
+    if not output.dtype.is_floating_point() or output.shape.rank() not in (2, 3):
+        return 0
+    last = output.shape[-1]
+    return last if isinstance(last, int) else None
+
+
 def index_limits(model: ir.Model) -> dict[str, int]:
     """For integer inputs that look a table up: how many rows it has, of several the least."""
     found: dict[str, int] = {}
