@@ -283,10 +283,10 @@ def _refuse_noise(draft: Draft, given: Mapping[str, Observation]) -> None:
 
 
 def _refuse_nothing(draft: Draft) -> None:
-    if any(q.role == "weight" for q in draft.plan.groups.values()):
+    found = inspect_draft(draft)
+    if found.layers[0] or any(q.role == "weight" for q in draft.plan.groups.values()):
         return
-    reasons = inspect_draft(draft).reasons()[:3]
-    why = "; ".join(f"{counted(n, 'node')}: {reason}" for n, reason, _ in reasons)
+    why = "; ".join(f"{counted(n, 'node')}: {reason}" for n, reason, _ in found.reasons()[:3]) or "it has no layer"
     raise UnsupportedByTarget(
         f"Nothing was quantized for {draft.target.name}, so no file was written: {why}. `halfeven inspect` lists every "
         "node; --prefer size quantizes all weights that have a form."

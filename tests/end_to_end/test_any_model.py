@@ -280,6 +280,20 @@ def test_unusual_outputs_are_verified_too(title: str, build: Build, draw: Draw, 
     assert verified.sqnr_db > 15
 
 
+def test_products_of_activations_alone_are_quantized_where_the_target_computes_them(draw: Draw) -> None:
+    text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        net (float[N,32,64] q, float[N,64,32] k, float[N,32,8] v) => (float[N,32,8] y)
+        { s = MatMul(q, k) p = Softmax<axis=-1>(s) y = MatMul(p, v) }"""
+    proto = onnx.parser.parse_model(text)
+    samples = draw(proto, 16)
+    result = _quantized(proto, samples, "litert")
+    assert result.plan.floats == {}
+    assert "QuantizeLinear" in {node.op_type for node in result.model.graph}
+    with pytest.raises(UnsupportedByTarget, match="multiplies two activations"):
+        _quantized(proto, samples, "onnxruntime")
+
+
 def test_the_command_line_quantizes_a_file_with_weights_beside_it(
     build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

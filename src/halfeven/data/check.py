@@ -7,7 +7,6 @@ samples one may be, as it says nothing about the others, if at least half are go
 however many the samples.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,6 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from halfeven.data.digest import sample_digest
 from halfeven.data.preprocess import Preprocess
 from halfeven.data.sample import Array, InputSpec, Sample, Source, is_float, shape_text
 from halfeven.errors import BadCalibration
@@ -172,7 +172,7 @@ class DataCheck:
                 old = self._ranges.get(name)
                 self._ranges[name] = new if old is None else old.merge(new)
         if not self._varied:
-            digest = _digest(sample)
+            digest = sample_digest(sample)
             self._first = self._first or digest
             self._varied = digest != self._first
 
@@ -201,13 +201,6 @@ class DataCheck:
         if preprocess is None and _is_colored(spec, seen):
             said += _range_findings(name, float(low), float(high))
         return said
-
-
-def _digest(sample: Sample) -> bytes:
-    state = hashlib.sha256()
-    for name in sorted(sample):
-        state.update(f"{name}{sample[name].shape}".encode() + np.ascontiguousarray(sample[name]).tobytes())
-    return state.digest()
 
 
 def _is_colored(spec: InputSpec, seen: InputRange) -> bool:

@@ -21,7 +21,7 @@ def feeds_digest(readers: Iterable[Reader]) -> str:
     state = hashlib.sha256()
     for read in readers:
         try:
-            state.update(_digest(read()))
+            state.update(sample_digest(read()))
         except BadCalibration:
             state.update(BAD)
     return state.hexdigest()
@@ -43,7 +43,7 @@ class Digested:
             self._digests.setdefault(index, BAD)
             raise
         if index not in self._digests:
-            self._digests[index] = _digest(sample)
+            self._digests[index] = sample_digest(sample)
         return sample
 
     def __call__(self) -> str:
@@ -57,7 +57,8 @@ class Digested:
         return state.hexdigest()
 
 
-def _digest(sample: Sample) -> bytes:
+def sample_digest(sample: Sample) -> bytes:
+    """Of one sample, 32 bytes."""
     state = hashlib.sha256()
     for name in sorted(sample):
         array = np.ascontiguousarray(sample[name])
