@@ -138,6 +138,22 @@ def test_layers_are_counted_after_the_optimiser(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx"]
 
 
+@pytest.mark.parametrize(("processor", "codes"), [("aarch64", ir.DataType.INT8), ("x86_64", ir.DataType.UINT8)])
+def test_signed_codes_stay_signed_on_arm_and_become_unsigned_on_x86(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processor: str, codes: ir.DataType
+) -> None:
+    monkeypatch.setattr("halfeven.run.processor.machine", lambda: processor)
+    model = ir.from_onnx_text(f"""{HEADER}g (float[1,2,4,4] x) => (float[1,2,4,4] y) <
+        float s = {{0.5}}, int8 z = {{3}}, int8 zw = {{0}}, int8[2,2,1,1] w = {{1, 2, 3, 4}}> {{
+        xq = QuantizeLinear(x, s, z)  xd = DequantizeLinear(xq, s, z)  wd = DequantizeLinear(w, s, zw)
+        c = Conv(xd, wd)  cq = QuantizeLinear(c, s, z)  y = DequantizeLinear(cq, s, z) }}""")
+    run = OrtExecutor(model, written=tmp_path / "fused.onnx")
+    run({"x": np.ones((1, 2, 4, 4), np.float32)})
+    fused = ir.load(tmp_path / "fused.onnx")
+    layer = next(node for node in fused.graph if node.op_type == "QLinearConv")
+    assert [layer.inputs[port].dtype for port in (2, 7)] == [codes, codes]
+
+
 def test_the_first_sample_of_none_is_none() -> None:
     assert first([]) is None
     assert first([("a", X), ("b", X)]) == ("a", X)

@@ -23,6 +23,7 @@ from halfeven.graph import ops
 from halfeven.graph.model import load
 from halfeven.graph.names import name_everything
 from halfeven.memory import give_back
+from halfeven.run.processor import on_arm
 from halfeven.run.signed_pairs import signed_again, unsigned
 
 LARGE = 4096  # bytes; smaller tensors travel with the graph
@@ -38,8 +39,8 @@ class OrtExecutor:
     """Runs a model; call it with feeds, get a batch of its outputs and of what is watched.
 
     `threads` 0 lets the runtime choose. `optimize=False` runs the graph as written, so that every float is rounded
-    where the graph says so. `written` receives the runtime's optimised graph; `signed`
-    lets x86 fuse signed activations too.
+    where the graph says so. `written` receives the runtime's optimised graph; `signed` lets x86 fuse signed activations
+    too, as Arm does.
     """
 
     model: ir.Model | str | Path
@@ -98,7 +99,7 @@ def _session(run: OrtExecutor) -> Opened:
     if run.written is not None:
         options.optimized_model_filepath = str(run.written)
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
-    options.add_session_config_entry("session.qdqisint8allowed", "1" if run.signed else "0")
+    options.add_session_config_entry("session.qdqisint8allowed", "1" if run.signed or on_arm() else "0")
     try:
         if isinstance(run.model, (str, Path)) and not run.watch:
             return ort.InferenceSession(str(run.model), options, providers=["CPUExecutionProvider"]), {}
