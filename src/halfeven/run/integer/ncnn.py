@@ -5,14 +5,15 @@
                             other groups                  fused           fused
     Conv, depthwise         8 n channels, quick           approximate     folded
                             8 n channels                  approximate     separate
-                            quick                         fused           fused; codes from -128
+                            quick                         fused           fused; in blocks separate, from -128
                             others                        separate        divided
     Gemm, MatMul            InnerProduct                  separate        separate
     QuantizeLinear          Quantize                      profile `ncnn` of `numerics.profiles`
 
 "Folded" is fused, but before a Relu and codes the scale of the output joins the factors. "Quick": a window of 3 x 3,
-not dilated, moved by 1 or 2, no clip behind that has an upper bound. "From -128": in whole blocks of 8 columns those
-kernels saturate as int8 does; the columns behind end at -127, as all other codes of ncnn.
+not dilated, moved by 1 or 2, no clip behind that has an upper bound. "In blocks": codes of whole blocks of 8 columns
+are made by instructions that multiply and add apart and saturate as int8 does; the columns behind are fused by the
+compiler and end at -127, as all other codes of ncnn.
 
 A layer's input is int8 with one scale and no zero point, its weights int8 with a scale for each output, or each group,
 its bias real. All else runs on real numbers, GlobalAveragePool by a sum in order, HardSwish by `swish`.
@@ -76,14 +77,15 @@ def ncnn_codes(x: Floats, params: QParams, low: int = LOW) -> Array:
 
 @dataclass(frozen=True)
 class Int8Layer:
-    """A layer: int32 sums made real, clamped, and codes if the output is coded; in blocks of columns from `low`.
+    """A layer: int32 sums made real, clamped, and codes if the output is coded.
 
-    `folded`: before a Relu and codes the scale of the output joins the factors.
+    `folded`: before a Relu and codes the scale of the output joins the factors. `blocked`: codes of whole blocks of 8
+    columns are scaled separately, and the lowest is -128.
     """
 
     scaling: Scaling = Scaling.FUSED
-    low: int = LOW
     folded: bool = False
+    blocked: bool = False
 
     def __call__(self, op: Op, threads: int = 1) -> Run:
         """What computes it."""
@@ -99,22 +101,22 @@ class Int8Layer:
             if folded and made is not None:
                 codes = PROFILE.quantize(np.maximum(real, np.float32(0)), ONE, 0, LOW, HIGH)
                 return (codes.astype(made.scheme.grid.dtype),)
-            return (self._finished(op, real),)
+            found = _finished(op, real)
+            if self.blocked and made is not None:
+                cut = acc.shape[-1] // BLOCK * BLOCK
+                real = real_sums(acc[..., :cut], ours, by, bias, Scaling.SEPARATE)
+                found[..., :cut] = _finished(op, real, INT8.low)
+            return (found,)
 
         return run
 
-    def _finished(self, op: Op, real: Floats32) -> Array:
-        """Clamped, and codes of it where the network goes on in codes."""
-        if op.clamp is not None:
-            real = np.clip(real, *np.asarray(op.clamp, np.float32))
-        made = op.outputs[0]
-        if made.params is None:
-            return real
-        codes = ncnn_codes(real, made.params)
-        if self.low != LOW:
-            cut = real.shape[-1] // BLOCK * BLOCK
-            codes[..., :cut] = ncnn_codes(real[..., :cut], made.params, self.low)
-        return codes
+
+def _finished(op: Op, real: Floats32, low: int = LOW) -> Array:
+    """Clamped, and codes of it where the network goes on in codes."""
+    if op.clamp is not None:
+        real = np.clip(real, *np.asarray(op.clamp, np.float32))
+    made = op.outputs[0]
+    return real if made.params is None else ncnn_codes(real, made.params, low)
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ X86 = (
 )
 ARM = (
     Rule(("Conv",), Int8Layer(folded=True), (*CONV, depthwise, three_by_three, in_blocks)),
-    Rule(("Conv",), Int8Layer(low=-128), (*CONV, depthwise, three_by_three)),
+    Rule(("Conv",), Int8Layer(blocked=True), (*CONV, depthwise, three_by_three)),
     Rule(("Conv",), Int8Layer(Scaling.SEPARATE), (*CONV, depthwise, in_blocks)),
     Rule(("Conv",), Int8Layer(Scaling.DIVIDED), (*CONV, depthwise)),
     Rule(("Conv",), Int8Layer(folded=True), (*CONV, whole)),
@@ -226,8 +228,7 @@ NCNN_X86 = Machine(
 NCNN_ARM64 = Machine(
     "ncnn@arm64",
     "ncnn 20261020 on Arm64, one thread",
-    "no code differs in 10 million of each int8 layer, run under qemu (Cortex-A76), but 2 of depthwise ones; of codes "
-    "near ties 38 in 50,784 of 3 x 3 depthwise ones whose channels are no multiple of 8" + _EXCEPT,
+    "no code differs in 10 million of each int8 layer, nor in whole networks, run under qemu (Cortex-A76)" + _EXCEPT,
     (*ARM, *BOTH),
     ncnn_codes,
     with_swishes,

@@ -106,7 +106,7 @@ X86_AVX2 = Machine(
 ARM64 = Machine(
     "onnxruntime@arm64",
     _SOURCE + "Arm64 with NEON",
-    _QEMU + "(Cortex-A76), but where depthwise weights of -128 lie side by side, and in one int8 network",
+    _QEMU + "(Cortex-A76), but where depthwise weights of -128 lie side by side",
     _rules(Layer(), Addition.FIXED_HALF_AWAY, Requant.FLOAT32_FUSED, Softmax(ARM_OVERFLOW), signed=True),
     prepare=with_coded_constants,
 )
