@@ -206,13 +206,14 @@ def print_simulation(found: "Judgement", *, everything: bool) -> None:
     _remarks("note", found.simulation.notes)
     if found.advice:
         say(f"advice: {found.advice}", "  ")
-    layers = sorted(found.simulation.saturating.items(), key=lambda item: -item[1])
-    shown = layers if everything else layers[:NOTES]
-    if shown:
-        print()
-        _table([(name, f"{count:,}") for name, count in shown], ("layer that can saturate", "pairs"), numbers=(1,))
-    if len(layers) > len(shown):
-        print(f"and {len(layers) - len(shown)} more; --all lists them")
+    for what, held in (("saturate", found.simulation.saturating), ("wrap", found.simulation.wrapping)):
+        layers = sorted(held.items(), key=lambda item: -item[1])
+        shown = layers if everything else layers[:NOTES]
+        if shown:
+            print()
+            _table([(name, f"{count:,}") for name, count in shown], (f"layer that can {what}", "pairs"), numbers=(1,))
+        if len(layers) > len(shown):
+            print(f"and {len(layers) - len(shown)} more; --all lists them")
     _divergences(list(found.simulation.tensors.values()), everything)
 
 

@@ -13,6 +13,7 @@ import pytest
 import halfeven
 from halfeven.errors import BadCalibration, BadOption
 from halfeven.graph.lower import lower
+from halfeven.report.judging import judged
 from halfeven.report.simulate import saturating_layers, simulate
 from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import MACHINES, machine_named, this_machine
@@ -140,6 +141,27 @@ def test_pairs_saturate_without_vnni_and_the_layer_is_named(build: Build) -> Non
 def test_weights_of_seven_bits_saturate_nowhere(build: Build) -> None:
     model = written(build, SATURATING, **WIDE | {"w": np.full((2, 4, 1, 1), 64, np.int8)})
     assert saturating_layers(lower(model)) == {}
+
+
+def test_lowest_codes_wrap_on_arm_in_depthwise_layers_of_eight_channels_and_the_layer_is_named(build: Build) -> None:
+    text = (
+        "g (uint8[1,8,3,3] x) => (uint8[1,8,2,2] y) { a = DequantizeLinear(x, s, z)  v = DequantizeLinear(w, u, zw)"
+        "  [conv] c = Conv<group=8>(a, v)  y = QuantizeLinear(c, t, z) }"
+    )
+    w = np.full((8, 1, 2, 2), 1, np.int8)
+    w[3, 0, 0] = w[5, 0, :, 1] = -128  # taps 0 and 1, a pair; taps 1 and 3, none
+    held = {"s": np.float32(1), "z": np.uint8(128), "w": w, "u": np.float32(1), "zw": np.int8(0), "t": np.float32(500)}
+    model = written(build, text, **held)
+    feeds = {"x": np.zeros((1, 8, 3, 3), np.uint8)}
+    found = judged(model, [("black", feeds)], "onnxruntime@arm64")
+    exact = -128.0 * w.sum((1, 2, 3), dtype=int)[None, :, None, None]
+    wrapped = exact - 65536.0 * (np.arange(8) == 3)[None, :, None, None]
+    made = np.clip(np.rint(wrapped / 500) + 128, 0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(found.simulation.outputs[0]["y"], np.broadcast_to(made, (1, 8, 2, 2)))
+    assert found.simulation.wrapping == {"conv": 1}
+    assert "1 depthwise layer can be off by 2^16" in found.advice
+    narrow = written(build, text, **held | {"w": np.maximum(w, -127)})
+    assert judged(narrow, [("black", feeds)], "onnxruntime@arm64").parted == []
 
 
 DETOUR = (

@@ -1,16 +1,17 @@
 """Accumulators of whole layers, and codes of them, as fast as may be: C++ if it was built, else the definitions.
 
     conv_sums, matrix_sums   int32 sums of products, modulo 2**32      `integer_ops.conv2d`, `matmul`
-    the same, `pairs`        uint8 times int8 by VPMADDUBSW: each sum of two products saturates to 16 bits, in the order
+    the same, saturating     uint8 times int8 by VPMADDUBSW: each sum of two products saturates to 16 bits, in the order
                              in which kernels for channels-last data read them: (row, column, channel) for Conv, K for
                              matrices; zero points are taken off afterwards  `integer_ops.matmul_saturating_pairs`
+    the same, wrapping       depthwise int8: where two products overflow 16 bits, 2**16 is lost  `product_pairs`
     codes_of                 requantized codes in the dtype of the grid      `requant.requantize`
     conv_codes               both at once
 
 A convolution in three dimensions is a sum over the taps of its first axis of convolutions in two.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from halfeven.errors import BadOption
 from halfeven.numerics.integer_ops import AnyCodes, conv2d, matmul, matmul_saturating_pairs, patches
 from halfeven.numerics.packed import PackedLayer, Settled, packed_codes, packed_layer, paired_sums
+from halfeven.numerics.product_pairs import LOST, Pairs, overflowing, overflows
 from halfeven.numerics.requant import requantize
 from halfeven.numerics.shifts import wrap
 from halfeven.numerics.windows import Window
@@ -33,14 +35,14 @@ _POINT = Window((1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
 class Weights:
     """A layer's weights: (O, C / groups, ...) of a convolution, or (K, N) of a matrix; zero points one, or one each.
 
-    They are packed once for C++, so keep what stays. `pairs`: sums saturate in pairs, if the inputs are uint8 and these
-    int8. `threads` changes no bit.
+    They are packed once for C++, so keep what stays. `pairs`: how two products are added, where the types are those it
+    matters for. `threads` changes no bit.
     """
 
     codes: AnyCodes
     zero_point: npt.NDArray[np.int32]
     groups: int = 1
-    pairs: bool = False
+    pairs: Pairs = Pairs.EXACT
     threads: int = 1
 
     @cached_property
@@ -55,8 +57,18 @@ class Weights:
 
     def saturating(self, x: AnyCodes) -> bool:
         """Whether products with `x` saturate. Depthwise kernels multiply in 16 bits and add in 32."""
-        depthwise = self.codes.ndim > 2 and self.groups == len(self.codes) > 1 and self.codes.shape[1] == 1
-        return self.pairs and x.dtype == np.uint8 and self.codes.dtype == np.int8 and not depthwise
+        kinds = x.dtype == np.uint8 and self.codes.dtype == np.int8
+        return self.pairs is Pairs.SATURATING and kinds and not self._depthwise
+
+    @cached_property
+    def wrapping(self) -> bool:
+        """Whether sums of products with codes of 8 bits may wrap."""
+        able = self._depthwise and self.codes.dtype == np.int8 and not self.zero_point.any()
+        return self.pairs is Pairs.WRAPPING and able and bool(overflowing(self.codes))
+
+    @property
+    def _depthwise(self) -> bool:
+        return self.codes.ndim > 2 and self.groups == len(self.codes) > 1 and self.codes.shape[1] == 1
 
 
 def matrix_sums(a: AnyCodes, weights: Weights, zero: int, bias: Sums | None = None) -> Sums:
@@ -111,6 +123,9 @@ def conv_sums(x: AnyCodes, weights: Weights, zero: int, window: Window, bias: Su
     Raises:
         BadOption: more axes, or shapes that do not fit.
     """
+    if weights.wrapping:
+        exact = conv_sums(x, replace(weights, pairs=Pairs.EXACT), zero, window, bias)
+        return exact - np.int32(LOST) * overflows(x, weights.codes, zero, window)
     if x.ndim == 5:
         return _deep(x, weights, zero, window, bias)
     if x.ndim not in (3, 4):
@@ -186,7 +201,8 @@ def conv_codes(
     x: AnyCodes, weights: Weights, zero: int, window: Window, bias: Sums | None, settled: Settled
 ) -> AnyCodes:
     """Codes of `conv_sums`."""
-    if x.ndim == 4 and not weights.saturating(x) and x.shape[1] == weights.codes.shape[1] * weights.groups:
+    plain = not weights.saturating(x) and not weights.wrapping
+    if x.ndim == 4 and plain and x.shape[1] == weights.codes.shape[1] * weights.groups:
         fast = None if weights.packed is None else weights.packed(x, zero, bias, window, settled, weights.threads)
         if fast is not None:
             return fast

@@ -2,7 +2,8 @@
 
 `judged` runs `simulate` for a profile beside another, and says what becomes of the outputs, and which layers need
 weights of 7 bits: on x86 without VNNI a pair of products uint8 times int8 saturates beyond 16 bits, which exact bounds
-over the weights find (`numerics.overflow`); weights of at most 64 in size never do.
+over the weights find (`numerics.overflow`); weights of at most 64 in size never do. In ONNX Runtime on Arm64 a pair of
+depthwise products wraps where all four codes are the lowest (`numerics.product_pairs`); weights from -127 never do.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ from halfeven.report.beside import Effect, Labels
 from halfeven.report.simulate import Divergence, Simulation, simulate
 from halfeven.wording import counted
 
-SATURATING = "avx2"
+SATURATING = "onnxruntime@x86-avx2"
+WRAPPING = "onnxruntime@arm64"
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,13 @@ class Judgement:
     @property
     def advice(self) -> str:
         """What to do, in a sentence or two."""
-        layers = self.simulation.saturating
-        if SATURATING not in self.simulation.profile:
+        layers, wrapping = self.simulation.saturating, self.simulation.wrapping
+        if self.simulation.profile == WRAPPING and wrapping:
+            return (
+                f"{counted(len(wrapping), 'depthwise layer')} can be off by 2^16 in a sum, where two weights of -128 "
+                "meet two inputs of the lowest code. Quantize again with weights from -127."
+            )
+        if not self.simulation.profile.startswith(SATURATING):
             return "" if not self.parted else "Verify on the device if the outputs above differ more than you accept."
         if not layers:
             return "No sum can saturate: every pair of products fits 16 bits."
@@ -70,6 +77,7 @@ class Judgement:
                 "right_in_other": e.hits[0],
             },
             "saturating": dict(s.saturating),
+            "wrapping": dict(s.wrapping),
             "notes": list(s.notes),
             "advice": self.advice,
         }

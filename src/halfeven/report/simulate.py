@@ -1,8 +1,9 @@
 """Simulate: the integers that a machine will compute, and where two machines part.
 
 A `Simulation` has the outputs of each sample; if there is a second machine, of each coded tensor how many codes differ
-and by how many steps at most, in the order of computation; and the layers of uint8 times int8 in which some pair of
-products can leave 16 bits on x86 without VNNI, by exact bounds over the input's codes: those need 7-bit weights.
+and by how many steps at most, in the order of computation; and the layers in which some pair of products can leave 16
+bits: on x86 without VNNI those of uint8 times int8, by exact bounds over the input's codes, which need 7-bit weights;
+in ONNX Runtime on Arm64 depthwise ones with two weights of -128, which need a narrow range.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from halfeven.draft import Batch, Samples
 from halfeven.graph.network import Network, Op
 from halfeven.numerics.grid import INT8, INT8_NARROW, UINT8
 from halfeven.numerics.overflow import pair_ranges
+from halfeven.numerics.product_pairs import overflowing
 from halfeven.report.sides import Side, Source, in_order, pairs, sides
 from halfeven.run.integer.machine import constant_codes
 from halfeven.wording import counted
@@ -45,6 +47,7 @@ class Simulation:
     outputs: list[Batch] = field(default_factory=list)
     tensors: dict[str, Divergence] = field(default_factory=dict)
     saturating: Mapping[str, int] = field(default_factory=dict)
+    wrapping: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def first(self) -> Divergence | None:
@@ -91,7 +94,8 @@ def simulate(model: Source, data: Samples, profile: str, against: str = "", thre
     samples = list(data)
     held = sides(model, [profile, *([against] if against else [])], samples[:1], threads)
     own = held[0]
-    found = Simulation(profile, against, own.executor.machine.evidence, saturating=saturating_layers(own.network))
+    found = Simulation(profile, against, own.executor.machine.evidence)
+    found.saturating, found.wrapping = saturating_layers(own.network), wrapping_layers(own.network)
     common = pairs(own, held[1]) if against else {}
     for name in common:
         maker = own.network.maker(name)
@@ -137,3 +141,18 @@ def _pairs(op: Op) -> int:
         return sum(r.saturating_pairs for r in pair_ranges(np.moveaxis(codes, 1, -1)))
     rows = codes if op.kind == "Gemm" and op.attributes.get("transB", 0) else np.moveaxis(codes, -1, 0)
     return sum(r.saturating_pairs for r in pair_ranges(np.ascontiguousarray(rows)))
+
+
+def wrapping_layers(network: Network) -> dict[str, int]:
+    """Of each depthwise layer of constant int8: how many pairs of weights are both -128 (`product_pairs`), if any."""
+    return {op.name: count for op in network.ops if (count := _lowest_pairs(op))}
+
+
+def _lowest_pairs(op: Op) -> int:
+    weight = op.inputs[1] if op.kind == "Conv" and len(op.inputs) > 1 else None
+    if weight is None or weight.data is None or weight.params is None or weight.params.scheme.grid != INT8:
+        return 0
+    codes = constant_codes(weight)
+    if not 1 < len(codes) == op.attributes.get("group", 1) or codes.shape[1] != 1 or weight.params.zero_point.any():
+        return 0
+    return sum(channels.size for channels in overflowing(codes).values())

@@ -34,11 +34,12 @@ from halfeven.numerics.floats import (
 from halfeven.numerics.grid import UINT8, Grid
 from halfeven.numerics.multiplier import float_multiplier
 from halfeven.numerics.packed import Settled
+from halfeven.numerics.product_pairs import Pairs
 from halfeven.numerics.quantize import dequantize, quantize
 from halfeven.numerics.ragged import filled
 from halfeven.numerics.requant import Requant, requantize
 from halfeven.numerics.scheme import PER_TENSOR, QParams, Scheme, Tiling, ZeroRule
-from halfeven.run.integer.layers import window_of
+from halfeven.run.integer.layers import pairs_of, window_of
 from halfeven.run.integer.machine import Array, Arrays, Run, given
 
 FLOATS: dict[ir.DataType, FloatGrid] = {
@@ -62,10 +63,10 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Explicit:
-    """One of `KINDS`. `pairs`: uint8 times int8 saturates in pairs."""
+    """One of `KINDS`. `pairs`: how two products of 8 bits are added."""
 
     requant: Requant = Requant.FLOAT32_HALF_EVEN
-    pairs: bool = False
+    pairs: Pairs = Pairs.EXACT
 
     def __call__(self, op: Op, threads: int = 1) -> Run:
         """The operator."""
@@ -98,8 +99,9 @@ class Explicit:
         x, w = given(arrays, 0), given(arrays, 1)
         zeros = _optional(arrays, 3).astype(np.int32).ravel()
         window = window_of(op, x.shape[2:], w.shape[2:])
-        groups = int(op.attributes.get("group", 1))
-        return (conv_sums(x, Weights(w, zeros, groups, self.pairs), int(_optional(arrays, 2).ravel()[0]), window),)
+        pairs = Pairs.EXACT if self.pairs is Pairs.WRAPPING else self.pairs  # kernels of QLinearConv alone wrap
+        weights = Weights(w, zeros, int(op.attributes.get("group", 1)), pairs)
+        return (conv_sums(x, weights, int(_optional(arrays, 2).ravel()[0]), window),)
 
     def _matrix(self, op: Op, arrays: Arrays) -> tuple[Array, ...]:
         a, sa, za, b, sb, zb, sy, zy = (given(arrays, i) for i in range(8))
@@ -114,7 +116,8 @@ class Explicit:
     def _conv(self, op: Op, arrays: Arrays) -> tuple[Array, ...]:
         x, sx, zx, w, sw, zw, sy, zy = (given(arrays, i) for i in range(8))
         bias = arrays[8] if len(arrays) > 8 else None
-        weights = Weights(w, zw.astype(np.int32).ravel(), int(op.attributes.get("group", 1)), self.pairs)
+        pairs = pairs_of(op, 3, self.pairs)
+        weights = Weights(w, zw.astype(np.int32).ravel(), int(op.attributes.get("group", 1)), pairs)
         held = np.iinfo(zy.dtype)
         m = float_multiplier(sx.ravel()[0], sw.ravel(), sy.ravel()[0])
         settled = Settled(m, self.requant, int(zy.ravel()[0]), (int(held.min), int(held.max)), zy.dtype)

@@ -17,6 +17,7 @@ from halfeven.graph.network import Op
 from halfeven.numerics.accumulate import Weights, conv_codes, conv_sums, matrix_codes, matrix_sums
 from halfeven.numerics.multiplier import float_multiplier, real_multiplier
 from halfeven.numerics.packed import Settled
+from halfeven.numerics.product_pairs import Pairs
 from halfeven.numerics.requant import Requant
 from halfeven.numerics.windows import Window, explicit_pads
 from halfeven.run.integer.machine import (
@@ -40,11 +41,11 @@ DOUBLE: Derivation = real_multiplier
 
 @dataclass(frozen=True)
 class Layer:
-    """How a machine computes layers. `pairs`: uint8 times int8 saturates in pairs (x86 without VNNI)."""
+    """How a machine computes layers. `pairs`: how two products of 8 bits are added."""
 
     requant: Requant = Requant.FLOAT32_HALF_EVEN
     multiplier: Derivation = SINGLE
-    pairs: bool = False
+    pairs: Pairs = Pairs.EXACT
 
     def __call__(self, op: Op, threads: int = 1) -> Run:
         """The layer that an operator is."""
@@ -82,13 +83,20 @@ class Layer:
         turned = op.kind == "Gemm" and bool(op.attributes.get("transB", 0))
         zeros = params_of(op, 1).zero_point.ravel()
         groups = int(op.attributes.get("group", 1)) if op.kind == "Conv" else 1
-        return Weights(codes.T if turned else codes, zeros, groups, self.pairs, threads)
+        return Weights(codes.T if turned else codes, zeros, groups, pairs_of(op, 1, self.pairs), threads)
 
     def _settled(self, op: Op) -> Settled:
         out = result(op)
         alpha = np.float32(op.attributes.get("alpha", 1.0)) if op.kind == "Gemm" else np.float32(1)
         m = self.multiplier(alpha * np.float32(affine(op, 0).scale), params_of(op, 1).scale.ravel(), out.affine.scale)
         return Settled(m, self.requant, out.affine.zero_point, (out.low, out.high), code_type(op.outputs[0]))
+
+
+def pairs_of(op: Op, port: int, pairs: Pairs) -> Pairs:
+    """How products with the weights at `port` are added: the kernels that wrap take constant weights only."""
+    held = operand(op, port)
+    computed = held is None or held.data is None
+    return Pairs.EXACT if computed and pairs is Pairs.WRAPPING else pairs
 
 
 def _scales(op: Op) -> Scales:

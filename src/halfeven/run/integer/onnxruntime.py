@@ -3,6 +3,7 @@
     operators                        x86                           Arm64
     Conv, MatMul, Gemm               float32_half_even             the same
       uint8 x int8 without VNNI      saturates in pairs            never
+      depthwise, both -128           never                         wraps in pairs: `numerics.product_pairs`
     MatMul, Gemm with real output    float32(acc) * scale          the same
     Add                              float32_fused                 fixed_half_away
     Mul                              float32_inside                float32_fused
@@ -23,6 +24,7 @@ from dataclasses import replace
 
 from halfeven.numerics.elementwise import Addition
 from halfeven.numerics.grid import INT8, UINT8
+from halfeven.numerics.product_pairs import Pairs
 from halfeven.numerics.requant import Requant
 from halfeven.numerics.softmax import ARM_OVERFLOW
 from halfeven.run.integer.borders import Through, ToCodes, ToReal
@@ -100,14 +102,16 @@ X86_AVX2 = Machine(
     "onnxruntime@x86-avx2",
     _SOURCE + "x86-64 with AVX2, without VNNI",
     _QEMU + "(Haswell)",
-    _x86(Layer(pairs=True), False),
+    _x86(Layer(pairs=Pairs.SATURATING), False),
     prepare=with_unsigned_pairs,
 )
 ARM64 = Machine(
     "onnxruntime@arm64",
     _SOURCE + "Arm64 with NEON",
-    _QEMU + "(Cortex-A76), but where depthwise weights of -128 lie side by side",
-    _rules(Layer(), Addition.FIXED_HALF_AWAY, Requant.FLOAT32_FUSED, Softmax(ARM_OVERFLOW), signed=True),
+    _QEMU + "(Cortex-A76)",
+    _rules(
+        Layer(pairs=Pairs.WRAPPING), Addition.FIXED_HALF_AWAY, Requant.FLOAT32_FUSED, Softmax(ARM_OVERFLOW), signed=True
+    ),
     prepare=with_coded_constants,
 )
 
@@ -118,4 +122,4 @@ def _int8(machine: Machine, layer: Layer) -> Machine:
 
 
 X86_VNNI_INT8 = _int8(X86_VNNI, Layer())
-X86_AVX2_INT8 = _int8(X86_AVX2, Layer(pairs=True))
+X86_AVX2_INT8 = _int8(X86_AVX2, Layer(pairs=Pairs.SATURATING))
