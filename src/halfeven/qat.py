@@ -190,7 +190,7 @@ def conform(
         data: As for `quantize`.
         runtimes: Of "onnxruntime", "litert" (or one set of its kernels: "litert@xnnpack", "litert@optimized-x86", on
             Arm "litert@xnnpack-arm64", "litert@optimized-arm64"; "litert@reference"), "tflite-micro", "c" (compiled
-            here), "openvino", "ncnn". Each is given the file that `export` writes.
+            here), "openvino", "ncnn", "executorch". Each is given the file that `export` writes.
         preprocess: As for `quantize`.
         labels: As for `quantize`; the outputs of each runtime are then counted as right or wrong.
         limit: Use at most so many samples.

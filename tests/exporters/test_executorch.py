@@ -20,9 +20,11 @@ from halfeven.exporters.onnx import to_qdq
 from halfeven.feeding import open_data
 from halfeven.graph.lower import lower
 from halfeven.graph.prepare import prepare
+from halfeven.report.conform import conform
 from halfeven.report.sides import sides
 from halfeven.run.executorch import open_executorch
 from halfeven.run.executorch_file import kernels_of
+from halfeven.run.integer.litert import LITERT_XNNPACK
 from halfeven.run.ort import OrtExecutor
 from halfeven.targets.executorch import EXECUTORCH
 from halfeven.targets.onnxruntime import ONNXRUNTIME
@@ -103,12 +105,15 @@ def test_every_layer_of_the_demo_network_has_an_int8_kernel(demo: tuple[Path, Pa
     assert {k.reads[1] for k in kernels if k.weighted} == {"qcint8"}
 
 
-def test_the_outputs_of_the_demo_network_are_those_of_xnnpacks_simulator(demo: tuple[Path, Path, list]) -> None:
+def test_every_code_and_output_of_the_demo_network_is_that_of_xnnpacks_simulator(demo: tuple[Path, Path, list]) -> None:
     pytest.importorskip("ai_edge_litert")
     pte, qdq, data = demo
-    run, [side] = open_executorch(pte), sides(qdq, ["litert@xnnpack"], data[:1])
+    run, [side] = open_executorch(pte), sides(qdq, [LITERT_XNNPACK.name], data[:1])
     for _, feeds in data:
         np.testing.assert_array_equal(run(feeds)["logits"], side(feeds)[0]["logits"])
+    [found] = conform(qdq, data[:4], ["executorch"]).runtimes
+    assert (found.refused, found.notes[0]) == ("", "35 of 35 layers with weights run in int8 in XNNPACK.")
+    assert (len(found.tensors), found.compared, found.differing) == (43, 4 * 200_754, 0)
 
 
 def test_a_batch_runs_sample_by_sample(demo: tuple[Path, Path, list]) -> None:

@@ -10,6 +10,7 @@
     openvino                         IR of it                 the machine `openvino@cpu`       quantized tensors, but
                                                                                                for what sums read
     ncnn                             .param and .bin of it    ncnn's machine here              every quantized tensor
+    executorch                       a .pte file of it        XNNPACK's machine here           every quantized tensor
 
 A draft is written for each runtime as it is, as `export` does, if its codes are those that the runtime takes.
 
@@ -59,9 +60,17 @@ def litert_kernels(arm: bool) -> dict[str, str]:
 
 
 LITERT = litert_kernels(on_arm())
+EXECUTORCH = "executorch"
 ALIASES = {"litert": next(iter(LITERT))}
-FILES = {"litert": "tflite", MICRO: "tflite", "openvino": "openvino-ir", "ncnn": "ncnn", "c": "c"}
-RUNTIMES = ("onnxruntime", "litert", *LITERT, MICRO, "c", "openvino", "ncnn")
+FILES = {
+    "litert": "tflite",
+    MICRO: "tflite",
+    "openvino": "openvino-ir",
+    "ncnn": "ncnn",
+    "c": "c",
+    EXECUTORCH: EXECUTORCH,
+}
+RUNTIMES = ("onnxruntime", "litert", *LITERT, MICRO, "c", "openvino", "ncnn", EXECUTORCH)
 
 
 @dataclass(frozen=True)
@@ -157,6 +166,11 @@ def _other(
             beside, outputs = _litert(path, model, data, name, machine.threads)
         elif format == "ncnn":
             beside, outputs = beside_ncnn(path, fits, model, data, machine.threads)
+        elif format == EXECUTORCH:
+            from halfeven.report.conform_executorch import beside_executorch  # needs PyTorch, which wrote the file
+
+            beside, outputs, more = beside_executorch(path, fits, model, data, machine.threads)
+            notes += more
         else:
             beside, outputs, more = beside_openvino(path, fits, model, data, machine.threads)
             notes += more

@@ -8,6 +8,7 @@ count what its parts hold, not what was meant.
 """
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,23 @@ def write_executorch(draft: Draft, path: Path) -> tuple[str, ...]:
         raise UnsupportedByTarget(f"{error} Nothing was written.") from error
     write_file(path, lambda file: file.write(content))
     return _notes(network, kernels)
+
+
+def write_watched(draft: Draft, path: Path) -> tuple[Tensor, ...]:
+    """Write a program that gives, beside its outputs, the quantized tensors that have one scale; these are returned.
+
+    Raises:
+        UnsupportedByTarget, UnsupportedModel, BadOption: see `write_executorch`.
+    """
+    network = fixed(draft, 1 if has_batch(draft) else None)
+    given = {t.name for t in network.outputs}
+    made = (t for op in network.ops for t in op.outputs if t.params is not None and t.params.scale.size == 1)
+    coded = tuple(t for t in made if t.coded and t.name not in given)
+    whole = replace(network, outputs=(*network.outputs, *coded))
+    told = {"inputs": [t.name for t in whole.inputs], "outputs": [t.name for t in whole.outputs]}
+    content = compiled(TracedNetwork(whole, step_of), [_example(t) for t in whole.inputs], told)
+    write_file(path, lambda file: file.write(content))
+    return coded
 
 
 def _example(tensor: Tensor) -> np.ndarray:
