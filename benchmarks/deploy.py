@@ -24,13 +24,14 @@ import numpy as np
 import onnx_ir as ir
 
 import halfeven
-from halfeven.draft import Draft
+from halfeven.draft import Draft, pipeline
 from halfeven.errors import QuantError
 from halfeven.exporters.formats import FORMATS, exporter_named
 from halfeven.graph.prepare import prepare
 from halfeven.importers.models import read_model
 from halfeven.run.runtimes import Fitted, open_file
 from halfeven.stats.distance import sqnr_db
+from halfeven.steps.trace import Trace
 from halfeven.targets import TARGETS
 
 FILE = "deploy.json"
@@ -137,7 +138,7 @@ def row_of(network: networks.Network, target: str, folder: Path, args: argparse.
 
 def _float_file(source: ir.Model, target: str, path: Path, sample: networks.Feeds) -> Fitted:
     """The float network in the target's runtime; open axes have the lengths of the sample."""
-    draft = Draft(prepare(source)[0], TARGETS[target], shapes={name: x.shape for name, x in sample.items()})
+    draft = pipeline(Trace())(Draft(prepare(source)[0], TARGETS[target]), [("the sample", sample)])
     exporter_named(RUN[target])(draft, path)
     return open_file(path, source)
 

@@ -7,11 +7,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from halfeven.draft import Draft
+from halfeven.draft import Draft, no_progress
+from halfeven.errors import UnsupportedByTarget
 from halfeven.exporters.openvino.write import write_ir
 from halfeven.graph.prepare import prepare
 from halfeven.run.openvino import open_openvino
 from halfeven.run.ort import OrtExecutor
+from halfeven.steps.trace import Trace
 from halfeven.targets.openvino import OPENVINO
 
 pytest.importorskip("openvino")
@@ -97,3 +99,25 @@ def test_an_operator_computes_in_openvino_what_onnx_runtime_computes(
     for key, array in expected.items():
         assert found[key].shape == array.shape
         np.testing.assert_allclose(found[key], array, rtol=3e-5, atol=3e-5)
+
+
+def test_a_rank_that_is_not_inferred_is_that_of_the_run_and_its_axes_stay_open(
+    build: Build, samples: Samples, tmp_path: Path
+) -> None:
+    body = (
+        "(float[N,8] x, int64[3] k) => (float[c,d] y) { a = Reshape(x, k)  m = ReduceSum<keepdims=0>(a)  "
+        "t = Transpose<perm=[0,2,1]>(a)  s = Shape(t)  z = Constant<value_ints=[0]>()  "
+        "o = Constant<value_ints=[1]>()  h = Slice(s, z, o)  e = Constant<value_ints=[-1]>()  "
+        "j = Concat<axis=0>(h, e)  f = Reshape(t, j)  y = Sub(f, m) }"
+    )
+    model = prepare(build(f"g {body}", opset=18))[0]
+    for value in (value for node in model.graph for value in node.outputs):
+        value.shape = None  # as where inference fails
+    feeds = {"x": samples(model, 1)[0][1]["x"], "k": np.array([2, 4, -1])}
+    with pytest.raises(UnsupportedByTarget, match="the rank of its input is not known"):
+        write_ir(Draft(model, OPENVINO), tmp_path / "net.xml")
+    write_ir(Trace()(Draft(model, OPENVINO), [("a sample", feeds)], no_progress), tmp_path / "net.xml")
+    run, reference = open_openvino(tmp_path / "net.xml", threads=1), OrtExecutor(model, optimize=False, threads=1)
+    for rows in (2, 6):
+        fed = {"x": np.repeat(feeds["x"], rows // 2, 0), "k": feeds["k"]}
+        np.testing.assert_allclose(run(fed)["y"], reference(fed)["y"], rtol=3e-5, atol=3e-5)

@@ -5,7 +5,7 @@ OpenVINO's CPU plugin finds the integer layers by itself, as in the ONNX file. R
 is written: operators without a converter, control flow, codes that leave the network.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -66,12 +66,20 @@ def write_ir(draft: Draft, path: Path) -> tuple[str, ...]:
         BadOption: a file cannot be written.
     """
     weights = weights_beside(path, external_files(draft.model))
-    document = document_of(to_qdq(draft), path.stem)
+    document = document_of(_with_ranks(to_qdq(draft), draft.shapes), path.stem)
     text = document.text()
     write_file(weights, document.write_weights)
     write_text(path, text)
     count = sum(layer.kind == "FakeQuantize" for layer in document.layers)
     return (f"The IR holds {counted(count, 'FakeQuantize layer')}; OpenVINO decides which layers run in integers.",)
+
+
+def _with_ranks(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> ir.Model:
+    """The model, where values whose shape is not inferred have the number of axes that a run showed, all open."""
+    for value in (value for node in model.graph for value in node.outputs):
+        if value.shape is None and (seen := shapes.get(value.name or "")) is not None:
+            value.shape = ir.Shape([None] * len(seen))
+    return model
 
 
 def document_of(model: ir.Model, name: str) -> Document:
