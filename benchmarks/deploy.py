@@ -70,7 +70,8 @@ class Session:
         count = len(next(iter(feeds.values())))
         parts = [self.file({name: x[i : i + 1] for name, x in feeds.items()}) for i in range(count)]
         shaped = [[np.reshape(p[name], (1, *_without_batch(p[name]))) for p in parts] for name in self.file.gives]
-        return [np.concatenate(outputs) for outputs in shaped]
+        last = self.file.runtime.format == "tflite"  # LiteRT gives the channels of four axes last
+        return [np.moveaxis(y, -1, 1) if last and y.ndim == 4 else y for y in map(np.concatenate, shaped)]
 
 
 def _without_batch(x: Any) -> tuple[int, ...]:

@@ -30,6 +30,8 @@ class Builder:
         self.inputs: list[onnx.ValueInfoProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.feeds: dict[str, Array] = {}
+        self.lowest = 0.0
+        """The share of codes that are the lowest."""
 
     @property
     def dtype(self) -> type[np.integer]:
@@ -60,6 +62,8 @@ class Builder:
         x = self.rng.integers(held.min, held.max + 1, shape)
         if self.rng.random() < 0.2:
             x = np.where(self.rng.random(shape) < 0.7, self.rng.choice([held.min, held.max], shape), x)
+        if self.lowest:
+            x = np.where(self.rng.random(shape) < self.lowest, held.min, x)
         return x.astype(dtype)
 
     def real(self, name: str, shape: tuple[int, ...], scale: np.float32 | None = None) -> str:
@@ -133,6 +137,21 @@ def conv(b: Builder) -> onnx.ModelProto:
         "Conv", [x, w, *more], kernel_shape=kernel, strides=strides, dilations=dilations, pads=pads, group=groups
     )
     b.quantize(y, b.scale(-6, 1))
+    return b.model()
+
+
+def lowest(b: Builder) -> onnx.ModelProto:
+    """Depthwise in one to three axes, half of all codes the lowest: where products are added by pairs in 16 bits."""
+    rng, rank, b.lowest = b.rng, int(b.rng.choice([1, 2, 3], p=[0.2, 0.6, 0.2])), 0.5
+    channels = int(rng.choice([8, 12, 16, 24, 32, 48]))
+    kernel = [int(k) for k in rng.integers(1, 4 if rank == 3 else 6, rank)]
+    size = [int(rng.integers(k, 8 if rank == 3 else 30)) for k in kernel]
+    pads = [int(p) for p in rng.integers(0, 2, 2 * rank)]
+    x = b.real("x", (1, channels, *size))
+    b.constant("w", b.codes((channels, 1, *kernel), np.int8))
+    w = b.dequantize("w", b.scale(-9, -5), np.array(0, np.int8))
+    y = b.node("Conv", [x, w], kernel_shape=kernel, strides=[int(rng.choice([1, 2]))] * rank, pads=pads, group=channels)
+    b.quantize(y, b.scale(0, 3))
     return b.model()
 
 
@@ -257,6 +276,7 @@ def dynamic(b: Builder) -> onnx.ModelProto:
 
 OPERATORS: dict[str, Callable[[Builder], onnx.ModelProto]] = {
     "Conv": conv,
+    "Conv, depthwise, lowest codes": lowest,
     "MatMul": matmul,
     "Gemm": gemm,
     "Add": _binary("Add"),

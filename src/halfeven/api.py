@@ -289,7 +289,7 @@ def _refuse_nothing(draft: Draft) -> None:
     why = "; ".join(f"{counted(n, 'node')}: {reason}" for n, reason, _ in found.reasons()[:3]) or "it has no layer"
     raise UnsupportedByTarget(
         f"Nothing was quantized for {draft.target.name}, so no file was written: {why}. `halfeven inspect` lists every "
-        "node; --prefer size quantizes all weights that have a form."
+        "node; --prefer size quantizes all weights that have a form, if there are any."
     )
 
 

@@ -131,6 +131,7 @@ def open_data(
         if settings.get("holdout") is not None:
             judged = open_source(settings["holdout"], specs, **others)
             feed.held_out, feed.labels = Checked(judged, specs), judged.labels
+            feed.notes += _no_classes(feed.labels, others["classes"])
         return feed
     source = open_source(data, specs, limit=settings.get("limit"), **others)
     notes: list[str] = []
@@ -147,13 +148,14 @@ def open_data(
 
 
 def _no_classes(labels: Mapping[str, frozenset[int]], classes: int | None) -> list[str]:
-    """A sentence on labels that the model has no class for; none if all fit or its classes are not known."""
-    wrong = [number for found in labels.values() for number in found if classes and not 0 <= number < classes]
+    """A sentence on samples whose label is no class of the model; none if all fit or its classes are not known."""
+    wrong = [found for found in labels.values() if classes and not any(0 <= number < classes for number in found)]
     if not wrong or not classes:
         return []
+    are = "is" if len(wrong) == 1 else "are"
     return [
-        f"{len(wrong)} of {counted(len(labels), 'label')} are no class of the model, which has 0..{classes - 1}: the "
-        f"first is {wrong[0]}. Is the first class counted as 0?"
+        f"{len(wrong)} of {counted(len(labels), 'label')} {are} no class of the model, which has 0..{classes - 1}: the "
+        f"first is {min(wrong[0])}. Is the first class counted as 0?"
     ]
 
 

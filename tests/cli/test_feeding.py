@@ -11,6 +11,7 @@ import pytest
 
 from halfeven.errors import BadCalibration, UnsupportedModel
 from halfeven.feeding import Feed, open_data
+from halfeven.run.specs import class_count
 
 MODEL = ir.from_proto(
     onnx.parser.parse_model(
@@ -137,13 +138,45 @@ def test_a_model_without_inputs_cannot_be_fed() -> None:
         open_data(ir.from_proto(onnx.parser.parse_model(text)), None, {}, held_out=True)
 
 
-def test_labels_that_the_model_has_no_class_for_are_said() -> None:
-    said = "2 of 6 labels are no class of the model, which has 0..47: the first is 48. Is the first class counted as 0?"
-    for model, labels, expected in (
-        (CLASSIFIER, [1, 48, 47, 1, 49, 0], True),
-        (CLASSIFIER, [0, 47, 1, 1, 1, 1], False),
-        (MODEL, [48] * 6, False),  # no scores of classes
-    ):
-        feed = open_data(model, pictures(6), {"labels": np.array(labels)}, held_out=False)
-        assert (said in feed.said()) is expected
-        assert any("no class of the model" in text for text in feed.said()) is expected
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([1, 48, 47, 1, 49, 0], "2 of 6 labels are no class of the model, which has 0..47: the first is 48."),
+        ([1, 48, 47, 1, 1, 0], "1 of 6 labels is no class of the model, which has 0..47: the first is 48."),
+        ([0, 47, 1, 1, 1, 1], None),
+    ],
+)
+@pytest.mark.parametrize("held_out", [False, True])
+def test_labels_that_the_model_has_no_class_for_are_said(labels: list[int], said: str | None, held_out: bool) -> None:
+    given = {"labels": np.array(labels)}
+    feed = (
+        open_data(CLASSIFIER, None, given | {"holdout": pictures(6)}, held_out=True)
+        if held_out
+        else open_data(CLASSIFIER, pictures(6), given, held_out=False)
+    )
+    found = [text for text in feed.said() if "no class of the model" in text]
+    assert found == ([f"{said} Is the first class counted as 0?"] if said else [])
+
+
+def test_a_sample_with_one_right_class_of_several_has_a_label() -> None:
+    labels = {f"[{i}]": [i, 100] for i in range(6)}
+    feed = open_data(CLASSIFIER, pictures(6), {"labels": labels}, held_out=False)
+    assert not any("no class of the model" in text for text in feed.said())
+
+
+@pytest.mark.parametrize(
+    ("outputs", "classes"),
+    [
+        ("float[N,48] y", 48),
+        ("float[N,1,48] y", 48),
+        ("float[N,K] y", None),
+        ("float[N,T,48] y", 48),
+        ("float[N,84,8400] y", 0),
+        ("float[N,1] y", 0),
+        ("float[N,3,4,4] y", 0),
+        ("int64[N,48] y", 0),
+    ],
+)
+def test_classes_are_what_the_first_output_scores_for_a_sample(outputs: str, classes: int | None) -> None:
+    text = f'<ir_version: 8, opset_import: ["" : 17]>\nnet (float[N,3,4,4] x) => ({outputs}) {{ y = Cast<to=1>(x) }}'
+    assert class_count(ir.from_proto(onnx.parser.parse_model(text))) == classes

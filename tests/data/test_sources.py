@@ -77,7 +77,7 @@ def test_sub_folders_that_do_not_fit_the_model_are_no_classes(
     assert source.labels == {}
     assert source.notes == (
         f"{tmp_path.name}: its sub-folders are not taken for classes: they have {found}, the model has {classes} "
-        "classes. Without --labels no accuracy is shown.",
+        "classes. Without labels no accuracy is shown.",
     )
 
 

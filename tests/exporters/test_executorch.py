@@ -116,6 +116,20 @@ def test_every_code_and_output_of_the_demo_network_is_that_of_xnnpacks_simulator
     assert (len(found.tensors), found.compared, found.differing) == (43, 4 * 200_754, 0)
 
 
+def test_of_a_batch_what_does_not_begin_with_it_is_left_out_and_told(build: Build, tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    text = """g (float[N,4,6,6] x) => (float[N,8,6,6] y) <float[8,4,3,3] w, float[8,8,3,3] v> {
+        a = Conv<pads=[1,1,1,1]>(x, w)  r = Relu(a)  t = Transpose<perm=[1,0,2,3]>(r)
+        u = Transpose<perm=[1,0,2,3]>(t)  y = Conv<pads=[1,1,1,1]>(u, v) }"""
+    x = np.random.default_rng(0).standard_normal((16, 4, 6, 6)).astype(np.float32)
+    model = ir.to_proto(build(text))
+    halfeven.quantize(model, x, target="executorch", prefer="size", verify=False).save(tmp_path / "m.onnx")
+    [found] = conform(tmp_path / "m.onnx", [("three", {"x": x[:3]})], ["executorch"]).runtimes
+    assert (found.refused, found.differing) == ("", 0)
+    assert found.compared > 3 * 8 * 36
+    assert any("not compared: no output of the program" in note for note in found.notes)
+
+
 def test_a_batch_runs_sample_by_sample(demo: tuple[Path, Path, list]) -> None:
     run, data = open_executorch(demo[0]), demo[2][:3]
     both = run({"input": np.concatenate([feeds["input"] for _, feeds in data])})["logits"]

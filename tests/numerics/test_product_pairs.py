@@ -67,6 +67,27 @@ def test_which_taps_pair_depends_on_their_number_and_the_channels(
 
 
 @pytest.mark.parametrize(
+    ("channels", "kernel", "taps"), [(16, (2, 3, 3), (0, 2)), (8, (2, 1, 3), (3, 4)), (8, (2, 1, 3), (1, 2))]
+)
+def test_taps_of_three_axes_pair_across_them_and_not_in_each_slice(
+    channels: int, kernel: tuple[int, ...], taps: tuple[int, int]
+) -> None:
+    w = np.ones((channels, 1, int(np.prod(kernel))), np.int8)
+    w[..., list(taps)] = -128
+    w = w.reshape(channels, 1, *kernel)
+    x, window = np.full((1, channels, 3, 4, 4), -128, np.int8), Window(kernel, (1,) * 3, (0,) * 6, (1,) * 3)
+    found = [conv_sums(x, Weights(w, NO_ZERO, channels, pairs), 0, window) for pairs in (Pairs.EXACT, Pairs.WRAPPING)]
+    np.testing.assert_array_equal(*found)
+
+
+def test_codes_of_sixteen_bits_do_not_wrap() -> None:
+    x, w = np.full((1, 8, 3, 3), -32768, np.int16), np.full((8, 1, 2, 2), -128, np.int8)
+    window = Window((2, 2), (1, 1), (0,) * 4, (1, 1))
+    found = [conv_sums(x, Weights(w, NO_ZERO, 8, pairs), 0, window) for pairs in (Pairs.EXACT, Pairs.WRAPPING)]
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize(
     ("w", "zero_point", "groups"),
     [
         (np.full((8, 1, 3, 3), -127, np.int8), 0, 8),  # a narrow range

@@ -14,7 +14,8 @@ import halfeven
 from halfeven.errors import BadCalibration, BadOption
 from halfeven.graph.lower import lower
 from halfeven.report.judging import judged
-from halfeven.report.simulate import saturating_layers, simulate
+from halfeven.report.paired_layers import saturating_layers, wrapping_layers
+from halfeven.report.simulate import simulate
 from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import MACHINES, machine_named, this_machine
 from halfeven.run.integer.partition import Partition
@@ -162,6 +163,22 @@ def test_lowest_codes_wrap_on_arm_in_depthwise_layers_of_eight_channels_and_the_
     assert "1 depthwise layer can be off by 2^16" in found.advice
     narrow = written(build, text, **held | {"w": np.maximum(w, -127)})
     assert judged(narrow, [("black", feeds)], "onnxruntime@arm64").parted == []
+    other = judged(model, [("black", feeds)], "onnxruntime@x86-vnni", "onnxruntime@arm64")
+    assert (other.simulation.wrapping, len(other.parted)) == ({"conv": 1}, 1)
+    assert judged(model, [("black", feeds)], "onnxruntime@x86-avx2").simulation.wrapping == {}
+
+
+def test_layers_of_integer_operators_are_named_as_well(build: Build) -> None:
+    held = {"s": np.float32(1), "z": np.uint8(0), "u": np.float32(1), "zw": np.int8(0), "t": np.float32(500)}
+    held["w"] = np.full((8, 1, 2, 2), -128, np.int8)
+    held["v"] = np.full((2, 8, 1, 1), 127, np.int8)
+    text = (
+        "g (uint8[1,8,3,3] x) => (uint8[1,2,2,2] y) { [deep] c = QLinearConv<group=8>(x, s, z, w, u, zw, t, z)"
+        "  [point] y = QLinearConv(c, t, z, v, u, zw, t, z) }"
+    )
+    network = lower(written(build, text, **held))
+    assert wrapping_layers(network) == {"deep": 16}
+    assert saturating_layers(network) == {"point": 8}
 
 
 DETOUR = (

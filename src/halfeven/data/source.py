@@ -176,7 +176,7 @@ def _folder_classes(files: Files, classes: int | None) -> tuple[Truth, list[str]
         found = f"numbers up to {max(numbers.values())}" if numeric else f"{len(folders)} names"
         return {}, [
             f"its sub-folders are not taken for classes: they have {found}, the model has {classes} classes. Without "
-            "--labels no accuracy is shown."
+            "labels no accuracy is shown."
         ]
     shown = [f"{name}={number}" for name, number in list(numbers.items())[:4]] + ["..."] * (len(numbers) > 4)
     truth = {label: frozenset({numbers[label.split("/")[0]]}) for label, _ in files}

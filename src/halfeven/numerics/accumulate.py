@@ -21,7 +21,7 @@ import numpy.typing as npt
 from halfeven.errors import BadOption
 from halfeven.numerics.integer_ops import AnyCodes, conv2d, matmul, matmul_saturating_pairs, patches
 from halfeven.numerics.packed import PackedLayer, Settled, packed_codes, packed_layer, paired_sums
-from halfeven.numerics.product_pairs import LOST, Pairs, overflowing, overflows
+from halfeven.numerics.product_pairs import LOST, Pairs, depthwise, overflows, wrapping_pairs
 from halfeven.numerics.requant import requantize
 from halfeven.numerics.shifts import wrap
 from halfeven.numerics.windows import Window
@@ -58,17 +58,20 @@ class Weights:
     def saturating(self, x: AnyCodes) -> bool:
         """Whether products with `x` saturate. Depthwise kernels multiply in 16 bits and add in 32."""
         kinds = x.dtype == np.uint8 and self.codes.dtype == np.int8
-        return self.pairs is Pairs.SATURATING and kinds and not self._depthwise
+        return self.pairs is Pairs.SATURATING and kinds and not depthwise(self.codes, self.groups)
+
+    def wrapping(self, x: AnyCodes) -> bool:
+        """Whether sums of products with `x` may wrap."""
+        return self._wraps and x.dtype.itemsize == 1
 
     @cached_property
-    def wrapping(self) -> bool:
-        """Whether sums of products with codes of 8 bits may wrap."""
-        able = self._depthwise and self.codes.dtype == np.int8 and not self.zero_point.any()
-        return self.pairs is Pairs.WRAPPING and able and bool(overflowing(self.codes))
+    def _wraps(self) -> bool:
+        return self.pairs is Pairs.WRAPPING and bool(wrapping_pairs(self.codes, self.zero_point, self.groups))
 
-    @property
-    def _depthwise(self) -> bool:
-        return self.codes.ndim > 2 and self.groups == len(self.codes) > 1 and self.codes.shape[1] == 1
+    @cached_property
+    def exact(self) -> "Weights":
+        """The same, where no sum wraps."""
+        return replace(self, pairs=Pairs.EXACT) if self.pairs is Pairs.WRAPPING else self
 
 
 def matrix_sums(a: AnyCodes, weights: Weights, zero: int, bias: Sums | None = None) -> Sums:
@@ -123,11 +126,10 @@ def conv_sums(x: AnyCodes, weights: Weights, zero: int, window: Window, bias: Su
     Raises:
         BadOption: more axes, or shapes that do not fit.
     """
-    if weights.wrapping:
-        exact = conv_sums(x, replace(weights, pairs=Pairs.EXACT), zero, window, bias)
-        return exact - np.int32(LOST) * overflows(x, weights.codes, zero, window)
+    if weights.wrapping(x):
+        return conv_sums(x, weights.exact, zero, window, bias) - LOST * overflows(x, weights.codes, zero, window)
     if x.ndim == 5:
-        return _deep(x, weights, zero, window, bias)
+        return _deep(x, weights.exact, zero, window, bias)
     if x.ndim not in (3, 4):
         raise BadOption(f"Convolution of codes: {x.ndim - 2} spatial axes were given; there are kernels for 1 to 3.")
     flat, two = (x[:, :, None], window.as_2d()) if x.ndim == 3 else (x, window)
@@ -201,7 +203,7 @@ def conv_codes(
     x: AnyCodes, weights: Weights, zero: int, window: Window, bias: Sums | None, settled: Settled
 ) -> AnyCodes:
     """Codes of `conv_sums`."""
-    plain = not weights.saturating(x) and not weights.wrapping
+    plain = not weights.saturating(x) and not weights.wrapping(x)
     if x.ndim == 4 and plain and x.shape[1] == weights.codes.shape[1] * weights.groups:
         fast = None if weights.packed is None else weights.packed(x, zero, bias, window, settled, weights.threads)
         if fast is not None:

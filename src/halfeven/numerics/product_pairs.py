@@ -25,7 +25,7 @@ import numpy as np
 from halfeven.numerics.integer_ops import AnyCodes
 from halfeven.numerics.windows import Window
 
-LOST = 1 << 16
+LOST = np.int32(1 << 16)
 _LOWEST = -128
 _FAR = ((0, 2), (1, 3), (4, 6), (5, 7))
 
@@ -52,6 +52,18 @@ def overflowing(codes: AnyCodes) -> dict[tuple[int, int], AnyCodes]:
     flat = codes.reshape(len(codes), -1) == _LOWEST
     found = {(a, b): np.flatnonzero(flat[:, a] & flat[:, b]) for a, b in paired_taps(flat.shape[1], len(codes))}
     return {pair: channels for pair, channels in found.items() if channels.size}
+
+
+def depthwise(codes: AnyCodes, groups: int) -> bool:
+    """Whether weights (O, C / groups, ...) are one filter for each of several channels."""
+    return codes.ndim > 2 and groups == len(codes) > 1 and codes.shape[1] == 1
+
+
+def wrapping_pairs(codes: AnyCodes, zero_point: AnyCodes, groups: int) -> int:
+    """How many pairs of constant weights can make a sum wrap."""
+    if codes.dtype != np.int8 or zero_point.any() or not depthwise(codes, groups):
+        return 0
+    return sum(int(channels.size) for channels in overflowing(codes).values())
 
 
 def overflows(x: AnyCodes, codes: AnyCodes, zero: int, window: Window) -> AnyCodes:

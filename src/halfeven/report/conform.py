@@ -10,7 +10,8 @@
     openvino                         IR of it                 the machine `openvino@cpu`       quantized tensors, but
                                                                                                for what sums read
     ncnn                             .param and .bin of it    ncnn's machine here              every quantized tensor
-    executorch                       a .pte file of it        XNNPACK's machine here           every quantized tensor
+    executorch                       a .pte file of it        XNNPACK's machine here, on a     quantized tensors that
+                                                              .tflite file of it               both files have
 
 A draft is written for each runtime as it is, as `export` does, if its codes are those that the runtime takes.
 

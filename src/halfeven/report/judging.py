@@ -15,11 +15,10 @@ import onnx_ir as ir
 
 from halfeven.draft import Batch
 from halfeven.report.beside import Effect, Labels
-from halfeven.report.simulate import Divergence, Simulation, simulate
+from halfeven.report.simulate import ARM64, Divergence, Simulation, simulate
 from halfeven.wording import counted
 
-SATURATING = "onnxruntime@x86-avx2"
-WRAPPING = "onnxruntime@arm64"
+AVX2 = "onnxruntime@x86-avx2"
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,12 @@ class Judgement:
     def advice(self) -> str:
         """What to do, in a sentence or two."""
         layers, wrapping = self.simulation.saturating, self.simulation.wrapping
-        if self.simulation.profile == WRAPPING and wrapping:
+        if wrapping:
             return (
-                f"{counted(len(wrapping), 'depthwise layer')} can be off by 2^16 in a sum, where two weights of -128 "
-                "meet two inputs of the lowest code. Quantize again with weights from -127."
+                f"{counted(len(wrapping), 'depthwise layer')} can be off by 2^16 in a sum on {ARM64}, where two "
+                "weights of -128 meet two inputs of the lowest code. Quantize again with weights from -127."
             )
-        if not self.simulation.profile.startswith(SATURATING):
+        if not self.simulation.profile.startswith(AVX2):
             return "" if not self.parted else "Verify on the device if the outputs above differ more than you accept."
         if not layers:
             return "No sum can saturate: every pair of products fits 16 bits."

@@ -2,8 +2,7 @@
 
 A `Simulation` has the outputs of each sample; if there is a second machine, of each coded tensor how many codes differ
 and by how many steps at most, in the order of computation; and the layers in which some pair of products can leave 16
-bits: on x86 without VNNI those of uint8 times int8, by exact bounds over the input's codes, which need 7-bit weights;
-in ONNX Runtime on Arm64 depthwise ones with two weights of -128, which need a narrow range.
+bits (`paired_layers`): `saturating` on x86 without VNNI, `wrapping` where one of the machines is ONNX Runtime on Arm64.
 """
 
 from collections.abc import Mapping
@@ -12,13 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from halfeven.draft import Batch, Samples
-from halfeven.graph.network import Network, Op
-from halfeven.numerics.grid import INT8, INT8_NARROW, UINT8
-from halfeven.numerics.overflow import pair_ranges
-from halfeven.numerics.product_pairs import overflowing
+from halfeven.report.paired_layers import saturating_layers, wrapping_layers
 from halfeven.report.sides import Side, Source, in_order, pairs, sides
-from halfeven.run.integer.machine import constant_codes
 from halfeven.wording import counted
+
+ARM64 = "onnxruntime@arm64"
 
 
 @dataclass
@@ -95,7 +92,9 @@ def simulate(model: Source, data: Samples, profile: str, against: str = "", thre
     held = sides(model, [profile, *([against] if against else [])], samples[:1], threads)
     own = held[0]
     found = Simulation(profile, against, own.executor.machine.evidence)
-    found.saturating, found.wrapping = saturating_layers(own.network), wrapping_layers(own.network)
+    found.saturating = saturating_layers(own.network)
+    if ARM64 in (profile, against):
+        found.wrapping = wrapping_layers(own.network)
     common = pairs(own, held[1]) if against else {}
     for name in common:
         maker = own.network.maker(name)
@@ -119,40 +118,3 @@ def _compare(found: Simulation, held: list[Side], common: Mapping[str, str], our
         seen.compared += gap.size
         seen.differing += int((gap > 0).sum())
         seen.step = max(seen.step, int(gap.max(initial=0)))
-
-
-def saturating_layers(network: Network) -> dict[str, int]:
-    """Of each layer of uint8 times constant int8: how many pairs can saturate, where there are any."""
-    return {op.name: count for op in network.ops if (count := _pairs(op))}
-
-
-def _pairs(op: Op) -> int:
-    if op.kind not in ("Conv", "MatMul", "Gemm") or len(op.inputs) < 2:
-        return 0
-    data, weight = op.inputs[:2]
-    if data is None or data.params is None or weight is None or weight.params is None or weight.data is None:
-        return 0
-    if data.params.scheme.grid != UINT8 or weight.params.scheme.grid not in (INT8, INT8_NARROW):
-        return 0
-    codes = constant_codes(weight)
-    if op.kind == "Conv":
-        if 1 < len(codes) == op.attributes.get("group", 1) and codes.shape[1] == 1:
-            return 0  # depthwise kernels do not add in 16 bits
-        return sum(r.saturating_pairs for r in pair_ranges(np.moveaxis(codes, 1, -1)))
-    rows = codes if op.kind == "Gemm" and op.attributes.get("transB", 0) else np.moveaxis(codes, -1, 0)
-    return sum(r.saturating_pairs for r in pair_ranges(np.ascontiguousarray(rows)))
-
-
-def wrapping_layers(network: Network) -> dict[str, int]:
-    """Of each depthwise layer of constant int8: how many pairs of weights are both -128 (`product_pairs`), if any."""
-    return {op.name: count for op in network.ops if (count := _lowest_pairs(op))}
-
-
-def _lowest_pairs(op: Op) -> int:
-    weight = op.inputs[1] if op.kind == "Conv" and len(op.inputs) > 1 else None
-    if weight is None or weight.data is None or weight.params is None or weight.params.scheme.grid != INT8:
-        return 0
-    codes = constant_codes(weight)
-    if not 1 < len(codes) == op.attributes.get("group", 1) or codes.shape[1] != 1 or weight.params.zero_point.any():
-        return 0
-    return sum(channels.size for channels in overflowing(codes).values())

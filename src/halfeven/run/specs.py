@@ -28,14 +28,21 @@ def input_specs(model: ir.Model) -> list[InputSpec]:
 
 
 def class_count(model: ir.Model) -> int | None:
-    """How many classes the first output scores, in its last axis; 0 if it is no table of scores, None if unknown."""
+    """How many classes the first output scores, one table of them a sample, in its last axis, as `verify` counts them.
+
+    0 if it is no such table; None if the model does not say.
+    """
     output = next(iter(model.graph.outputs), None)
     if output is None or output.dtype is None or output.shape is None:
         return None
     if not output.dtype.is_floating_point() or output.shape.rank() not in (2, 3):
         return 0
-    last = output.shape[-1]
-    return last if isinstance(last, int) else None
+    *_, rows, last = output.shape
+    if output.shape.rank() == 3 and isinstance(rows, int) and rows != 1:
+        return 0
+    if not isinstance(last, int):
+        return None
+    return last if last > 1 else 0
 
 
 def index_limits(model: ir.Model) -> dict[str, int]:

@@ -61,15 +61,17 @@ def write_executorch(draft: Draft, path: Path) -> tuple[str, ...]:
 
 
 def write_watched(draft: Draft, path: Path) -> tuple[Tensor, ...]:
-    """Write a program that gives, beside its outputs, the quantized tensors that have one scale; these are returned.
+    """Write a program that gives, beside its outputs, quantized tensors of one scale, which are returned.
+
+    Where the batch is open, those are left out that do not begin with it: they could not be given sample by sample.
 
     Raises:
         UnsupportedByTarget, UnsupportedModel, BadOption: see `write_executorch`.
     """
     network = fixed(draft, 1 if has_batch(draft) else None)
     given = {t.name for t in network.outputs}
-    made = (t for op in network.ops for t in op.outputs if t.params is not None and t.params.scale.size == 1)
-    coded = tuple(t for t in made if t.coded and t.name not in given)
+    made = [t for op in network.ops for t in op.outputs if t.params is not None and t.params.scale.size == 1]
+    coded = tuple(t for t in made if t.name not in given and (not has_batch(draft) or (t.shape or ())[:1] == (1,)))
     whole = replace(network, outputs=(*network.outputs, *coded))
     told = {"inputs": [t.name for t in whole.inputs], "outputs": [t.name for t in whole.outputs]}
     content = compiled(TracedNetwork(whole, step_of), [_example(t) for t in whole.inputs], told)
