@@ -63,9 +63,9 @@ def test_folders_named_by_numbers_are_those_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("folders", "classes", "found"),
     [
-        (("calib", "test"), 1000, "2 names"),
-        (("n01440764", "n01443537", "n01484850"), 4, "3 names"),
-        (("2", "10"), 10, "numbers up to 10"),
+        (("calib", "test"), 1000, "2 names, the model has 1000 classes"),
+        (("n01440764", "n01443537", "n01484850"), 4, "3 names, the model has 4 classes"),
+        (("2", "10"), 10, "numbers up to 10, the model has classes 0..9"),
     ],
 )
 def test_sub_folders_that_do_not_fit_the_model_are_no_classes(
@@ -76,8 +76,8 @@ def test_sub_folders_that_do_not_fit_the_model_are_no_classes(
     source = open_source(tmp_path, PICTURE, preprocess="raw", classes=classes)
     assert source.labels == {}
     assert source.notes == (
-        f"{tmp_path.name}: its sub-folders are not taken for classes: they have {found}, the model has {classes} "
-        "classes. Without labels no accuracy is shown.",
+        f"{tmp_path.name}: its sub-folders are not taken for classes: they have {found}. Without labels no "
+        "accuracy is shown.",
     )
 
 

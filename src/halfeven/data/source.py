@@ -174,9 +174,10 @@ def _folder_classes(files: Files, classes: int | None) -> tuple[Truth, list[str]
     numbers = {name: int(name) if numeric else place for place, name in enumerate(folders)}
     if classes is not None and not (max(numbers.values()) < classes if numeric else len(folders) == classes):
         found = f"numbers up to {max(numbers.values())}" if numeric else f"{len(folders)} names"
+        wanted = f"classes 0..{classes - 1}" if numeric else f"{classes} classes"
         return {}, [
-            f"its sub-folders are not taken for classes: they have {found}, the model has {classes} classes. Without "
-            "labels no accuracy is shown."
+            f"its sub-folders are not taken for classes: they have {found}, the model has {wanted}. Without labels no "
+            "accuracy is shown."
         ]
     shown = [f"{name}={number}" for name, number in list(numbers.items())[:4]] + ["..."] * (len(numbers) > 4)
     truth = {label: frozenset({numbers[label.split("/")[0]]}) for label, _ in files}
