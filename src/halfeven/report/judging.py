@@ -15,10 +15,8 @@ import onnx_ir as ir
 
 from halfeven.draft import Batch
 from halfeven.report.beside import Effect, Labels
-from halfeven.report.simulate import ARM64, Divergence, Simulation, simulate
+from halfeven.report.simulate import ARM64, AVX2, Divergence, Simulation, simulate
 from halfeven.wording import counted
-
-AVX2 = "onnxruntime@x86-avx2"
 
 
 @dataclass(frozen=True)

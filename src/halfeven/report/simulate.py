@@ -2,7 +2,8 @@
 
 A `Simulation` has the outputs of each sample; if there is a second machine, of each coded tensor how many codes differ
 and by how many steps at most, in the order of computation; and the layers in which some pair of products can leave 16
-bits (`paired_layers`): `saturating` on x86 without VNNI, `wrapping` where one of the machines is ONNX Runtime on Arm64.
+bits (`paired_layers`): `saturating` where one of the machines is x86 without VNNI, `wrapping` where it is ONNX Runtime
+on Arm64.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from halfeven.report.paired_layers import saturating_layers, wrapping_layers
 from halfeven.report.sides import Side, Source, in_order, pairs, sides
 from halfeven.wording import counted
 
-ARM64 = "onnxruntime@arm64"
+AVX2, ARM64 = "onnxruntime@x86-avx2", "onnxruntime@arm64"
 
 
 @dataclass
@@ -92,7 +93,8 @@ def simulate(model: Source, data: Samples, profile: str, against: str = "", thre
     held = sides(model, [profile, *([against] if against else [])], samples[:1], threads)
     own = held[0]
     found = Simulation(profile, against, own.executor.machine.evidence)
-    found.saturating = saturating_layers(own.network)
+    if any(name.startswith(AVX2) for name in (profile, against)):
+        found.saturating = saturating_layers(own.network)
     if ARM64 in (profile, against):
         found.wrapping = wrapping_layers(own.network)
     common = pairs(own, held[1]) if against else {}
