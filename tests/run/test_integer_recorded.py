@@ -11,7 +11,10 @@ import onnx_ir as ir
 import pytest
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
+from halfeven.exporters.litert.flatbuffer import FileGraph, FileOp, FileTensor, to_bytes
 from halfeven.graph.lower import lower
+from halfeven.graph.names import name_everything
+from halfeven.importers.litert.reader import import_tflite
 from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import machine_named
 
@@ -119,3 +122,31 @@ def test_litert_on_arm64_multiplies_by_one_row_in_a_way_of_its_own() -> None:
     together = executor(feeds)["y"].astype(int)
     assert 0 < np.sum(together != case["y"]) < 100
     assert np.abs(together - case["y"]).max() == 1
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("kind", ["DEPTHWISE_CONV_2D", "CONV_2D"])
+def test_a_convolution_of_one_channel_rounds_on_arm64_as_the_operator_that_its_file_has(
+    kind: str, outputs: int
+) -> None:
+    with np.load(GOLDEN / "litert_one_channel.npz") as held:
+        case = dict(held)
+    depthwise = kind == "DEPTHWISE_CONV_2D"
+    weight, scale, bias = case[f"w{outputs}"], case[f"sw{outputs}"], case[f"b{outputs}"]
+    expected = case[("depthwise" if depthwise else "conv") + str(outputs)]
+    axis, shape = (3, (1, 1, 1, outputs)) if depthwise else (0, (outputs, 1, 1, 1))
+    zeros = np.zeros(outputs, np.int64)
+    tensors = [
+        FileTensor("x", case["x"].shape, "int8", case["sx"].reshape(1), case["zx"].reshape(1)),
+        FileTensor("w", shape, "int8", scale, zeros, axis, weight.reshape(shape)),
+        FileTensor("b", (outputs,), "int32", scale * case["sx"], zeros, data=bias),
+        FileTensor("y", expected.shape, "int8", case["sy"].reshape(1), case["zy"].reshape(1)),
+    ]
+    fields = {"padding": 1, "strideH": 1, "strideW": 1, "dilationHFactor": 1, "dilationWFactor": 1}
+    options = "DepthwiseConv2DOptions" if depthwise else "Conv2DOptions"
+    layer = FileOp(kind, (0, 1, 2), (3,), options, fields | ({"depthMultiplier": outputs} if depthwise else {}))
+    model = import_tflite(memoryview(to_bytes(FileGraph(tensors, [layer], [0], [3]))), "one.tflite").model
+    name_everything(model)
+    executor = IntegerExecutor(lower(model), machine_named("litert@optimized-arm64"))
+    (found,) = executor({"x": case["x"]}).values()
+    np.testing.assert_array_equal(found, expected)

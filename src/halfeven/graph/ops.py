@@ -46,6 +46,8 @@ QUANTIZED_OPS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"}
     | {"MatMulInteger", "QGemm", "QLinearAdd", "QLinearMul", "QLinearConcat", "MatMulNBits", "DynamicQuantizeLSTM"}
 )
+LITERT_KIND = "halfeven.litert.kind"
+"""Metadata of a Conv from a .tflite file: which operator it is there. The kernels of each round in their own way."""
 
 
 def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:

@@ -23,6 +23,7 @@ import numpy as np
 import onnx_ir as ir
 
 from halfeven.errors import UnsupportedModel
+from halfeven.graph import ops
 from halfeven.importers.litert.builder import Builder
 from halfeven.importers.litert.contents import Operator
 from halfeven.importers.litert.tensors import BIASES
@@ -49,6 +50,9 @@ def convolution(b: Builder, op: Operator) -> None:
         dilations=dilations,
         **_windows(b, op, (height, width), kernel, dilations),
     )
+    node = out.producer()
+    assert node is not None
+    node.metadata_props[ops.LITERT_KIND] = op.kind
     b.give(op.output(), out, first=True, activation=op.option("activation"))
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from halfeven.graph import ops
 from halfeven.graph.network import Network, Op
 from halfeven.numerics.integer_ops import conv2d, matmul
 from halfeven.numerics.litert import Kernels
@@ -91,7 +92,10 @@ class OneColumn:
 
 
 def depthwise(op: Op, _: Network) -> bool:
-    """A Conv with one input channel for each group."""
+    """A Conv that is DEPTHWISE_CONV_2D in its file; of another source, one with one input channel for each group."""
+    kind = None if op.node is None else op.node.metadata_props.get(ops.LITERT_KIND)
+    if kind is not None:
+        return kind == "DEPTHWISE_CONV_2D"
     groups, weight = int(op.attributes.get("group", 1)), operand(op, 1)
     return groups > 1 and weight is not None and weight.constant is not None and weight.constant.shape.numpy()[1] == 1
 
