@@ -31,6 +31,7 @@ CHINESE = {
     "conv_bits": "用于 static 和 weight-only：Conv 和 ConvTranspose 权重的位数，8 或 4；4 位只用于存储，以浮点计算。",
     "activation_bits": "用于 static：激活值的位数，8 或 16；16 位由 ONNX Runtime 以浮点计算。",
     "block": "用于 weight-only：一个输出中多少个权重共用一个缩放因子：16、32、64 或 128；0 表示全部。",
+    "block_scales": "用于 weight-only 的 4 位分块：`integer` 使各块的缩放因子为其通道缩放因子的 1 至 16 倍（LPBQ）。",
     "zero_points": "用于 weight-only：`free` 使 MatMul 和 Gemm 的每个缩放因子都带一个零点。",
     "absorb_deviations": "无数据时：通道的均值以下多少个标准差之外可以因移走偏置而被截去；0 表示不移动。",
     "expect_deviations": "无数据时：认为每个通道的取值在均值两侧多少个标准差之内；0 表示改用噪声观察。",

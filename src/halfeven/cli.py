@@ -117,6 +117,8 @@ def _unknown(parser: Parser, command: str, word: str) -> str:
         return f"'{word}' is one argument too many. See `halfeven {command} --help`; quote patterns such as 'head/*'."
     flag = word.split("=")[0]
     flags = flags_of(parser, command)
+    if flag in flags:
+        return f"{flag} belongs to the command; write it behind: halfeven {command} ... {flag}."
     near = nearest(flag, flags)
     if near:
         return f"halfeven {command} has no option {flag}. Did you mean {near}?"

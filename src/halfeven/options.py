@@ -68,6 +68,7 @@ SHORT = {
     ("place", "conv_bits"): "conv_bits",
     ("place", "activation_bits"): "activation_bits",
     ("place", "block"): "block",
+    ("place", "block_scales"): "block_scales",
     ("place", "zero_points"): "zero_points",
     ("half", "dtype"): "float_dtype",
     ("half", "keep_fp32"): "keep_fp32",

@@ -18,6 +18,7 @@ from halfeven.exporters.formats import exporter_named
 from halfeven.exporters.nbits import packed_weight, to_nbits
 from halfeven.exporters.onnx import to_qdq
 from halfeven.graph.plan import Plan, Site
+from halfeven.numerics.lpbq import lpbq_parts
 from halfeven.numerics.ragged import dequantize_ragged, quantize_ragged
 from halfeven.run.ort import OrtExecutor
 from halfeven.stats.distance import sqnr_db
@@ -83,6 +84,26 @@ def test_stored_weights_are_the_nearest_and_every_kernel_computes_with_them(
             np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5 * float(np.abs(expected).max()))
         for model in (quantized, fast):  # the runtime rounds activations to int8 in both
             assert sqnr_db(expected, OrtExecutor(model)(feeds)["y"]) > 30
+
+
+@pytest.mark.parametrize("block", [16, 64])
+def test_whole_block_scales_are_multiples_of_a_channels_and_the_file_computes_with_them(
+    build: Build, samples: Samples, placed: Placed, sound: Sound, block: int
+) -> None:
+    draft = alone(build, placed, bits=4, block=block, block_scales="integer")
+    quantized = to_qdq(draft)
+    sound(draft, quantized)
+    rounded = build(PRODUCTS)
+    for name, node, channel in (("w", "a", 1), ("v", "b", 0), ("u", "d", 1)):
+        params = draft.plan.at(Site(name, node, 1)).params  # type: ignore[union-attr]
+        assert lpbq_parts(params, channel) is not None
+        weight = rounded.graph.initializers[name]
+        x = weight.const_value.numpy()
+        weight.const_value = ir.tensor(dequantize_ragged(quantize_ragged(x, params), params), name=name)
+    _, feeds = samples(rounded, 1)[0]
+    expected = OrtExecutor(rounded, optimize=False)(feeds)["y"]
+    found = OrtExecutor(quantized, optimize=False)(feeds)["y"]
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5 * float(np.abs(expected).max()))
 
 
 def test_matmulnbits_packs_rows_in_blocks_low_half_first() -> None:
@@ -184,7 +205,13 @@ def test_what_the_user_keeps_in_float_keeps_its_weights(build: Build, placed: Pl
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"bits": 5}, "--bits 5: weights alone"), ({"block": 24}, "--block 24: choose one of 16, 32, 64, 128")],
+    [
+        ({"bits": 5}, "--bits 5: weights alone"),
+        ({"block": 24}, "--block 24: choose one of 16, 32, 64, 128"),
+        ({"bits": 4, "block_scales": "integer"}, "--block-scales integer is of weights of 4 bits in blocks"),
+        ({"block": 32, "block_scales": "integer"}, "--block-scales integer is of weights of 4 bits in blocks"),
+        ({"bits": 4, "block": 32, "block_scales": "integer", "zero_points": "free"}, "no --zero-points free"),
+    ],
 )
 def test_other_bits_and_blocks_are_refused(build: Build, placed: Placed, options: dict[str, object], said: str) -> None:
     with pytest.raises(BadOption, match=said):

@@ -1,5 +1,5 @@
-"""Promised: a table that is cut off, hostile, or of another network gives one sentence and no traceback; block scales,
-LPBQ, and what a plan cannot hold are read exactly or refused.
+"""Promised: a table that is cut off, hostile, or of another network gives one sentence and no traceback; what a plan
+cannot hold is read exactly or refused.
 """
 
 import json
@@ -18,7 +18,7 @@ from halfeven.exporters.tables.tensorrt import write_cache
 from halfeven.graph.plan import Plan, Quantizer, Site
 from halfeven.importers.formats import import_plan
 from halfeven.numerics.grid import IntGrid
-from halfeven.numerics.scheme import QParams, Scheme, Tiling
+from halfeven.numerics.scheme import QParams, Scheme
 from halfeven.targets import target_named
 
 TARGET = target_named("tensorrt")
@@ -213,68 +213,19 @@ def test_a_file_without_a_version_whose_offset_is_a_zero_point_is_ppqs(model: ir
     assert int(quantizer.params.zero_point) == 100
 
 
-def blocked_draft(model: ir.Model, run: int) -> Draft:
-    """The product with int4 weights in blocks along the sum, each of another scale."""
-    scheme = Scheme(IntGrid(4), Tiling(((0, run), (1, 1))))
-    shape = (-(-8 // run), 2)
-    scale = (np.arange(1, 1 + shape[0] * 2) / np.float32(64)).astype(np.float32).reshape(shape)
-    params = QParams(scheme, scale, np.zeros(shape, np.int32))
-    plan = Plan({0: Quantizer(scheme, "by hand", "weight", params)}, {Site("w", "product", 1): 0})
-    return Draft(model, target_named("onnxruntime"), plan)
-
-
-@pytest.mark.parametrize("name", ["aimet-1.0", "aimet-2.0", "encodings"])
-def test_block_scales_come_back(name: str, model: ir.Model, tmp_path: Path) -> None:
-    draft, path = blocked_draft(model, 4), tmp_path / "net.encodings"
-    exporter_named(name)(draft, path)
-    back = import_plan(path, model, draft.target).at(Site("w", "product", 1))
-    ours = draft.plan.groups[0]
-    assert back is not None
-    assert back.scheme == ours.scheme
-    np.testing.assert_array_equal(back.params.scale, ours.params.scale)
-
-
-def test_aimet_1_lists_block_scales_by_output_channel(model: ir.Model, tmp_path: Path) -> None:
-    path = tmp_path / "net.encodings"
-    exporter_named("aimet-1.0")(blocked_draft(model, 4), path)
-    entry = json.loads(path.read_text())["param_encodings"][0]
-    assert (entry["enc_type"], entry["block_size"]) == ("PER_BLOCK", 4)
-    assert entry["scale"] == [1 / 64, 3 / 64, 2 / 64, 4 / 64]
-
-
-@pytest.mark.parametrize("name", ["aimet-0.6.1", "ppq-ppl", "ppq-qnn", "vitis-fix"])
-def test_formats_without_block_scales_refuse_them(name: str, model: ir.Model, tmp_path: Path) -> None:
-    path = tmp_path / "net.out"
-    with pytest.raises(UnsupportedByTarget):
-        exporter_named(name)(blocked_draft(model, 4), path)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_short_last_block_is_refused_for_aimet(model: ir.Model, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedByTarget, match="last block"):
-        exporter_named("aimet-2.0")(blocked_draft(model, 3), tmp_path / "net.encodings")
-
-
-def test_lpbq_is_the_product_of_its_scales(model: ir.Model, tmp_path: Path) -> None:
-    steps, factors = [[3, 5], [11, 16]], [[0.001, 0.002]]
-    old = {"per_block_int_scale": steps, "per_channel_float_scale": factors}
-    new = {"y_scale": {"x": steps, "x_scale": factors[0], "axis": 1}}
-    for version, how in (("2.0.0", old), ("2.1.0", new)):
-        entry = {"name": "w", "output_dtype": "int4", "axis": 0, "block_size": 4, **how}
-        path = given(tmp_path / "net.encodings", {"version": version, "encodings": [entry]})
-        quantizer = import_plan(path, model, target_named("onnxruntime")).at(Site("w", "product", 1))
-        assert quantizer is not None
-        expected = np.array(steps, np.float32) * np.array(factors, np.float32)
-        np.testing.assert_array_equal(quantizer.params.scale, expected)
-
-
-def test_lpbq_of_version_1_and_codes_between_the_integers_are_refused(model: ir.Model, tmp_path: Path) -> None:
-    entry = {"name": "w", "dtype": "INT", "enc_type": "LPBQ", "bw": 8, "is_sym": True, "scale": [1], "offset": [-128]}
-    for more, said in (({}, "LPBQ"), ({"enc_type": "PER_TENSOR", "zero_point_shift": [0.5]}, "between the integers")):
-        data = {"version": "1.0.0", "activation_encodings": [], "param_encodings": [{**entry, **more}]}
-        path = given(tmp_path / "net.encodings", data)
-        with pytest.raises(UnsupportedModel, match=said):
-            import_plan(path, model, TARGET)
+def test_codes_between_the_integers_are_refused(model: ir.Model, tmp_path: Path) -> None:
+    entry = {
+        "name": "w",
+        "dtype": "INT",
+        "enc_type": "PER_TENSOR",
+        "bw": 8,
+        "is_sym": True,
+        "scale": [1],
+        "offset": [-128],
+    }
+    data = {"version": "1.0.0", "activation_encodings": [], "param_encodings": [{**entry, "zero_point_shift": [0.5]}]}
+    with pytest.raises(UnsupportedModel, match="between the integers"):
+        import_plan(given(tmp_path / "net.encodings", data), model, TARGET)
 
 
 def test_a_tensor_that_a_file_keeps_in_float_stays_so(model: ir.Model, tmp_path: Path) -> None:

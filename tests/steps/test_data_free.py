@@ -17,11 +17,15 @@ from halfeven.draft import Draft, pipeline
 from halfeven.errors import BadCalibration
 from halfeven.graph.model import load
 from halfeven.graph.normals import normals_now
+from halfeven.numerics.grid import IntGrid
+from halfeven.numerics.ragged import fake_quantize_ragged, ragged_params
+from halfeven.numerics.scheme import Scheme, per_group
 from halfeven.run.ort import OrtExecutor
 from halfeven.run.specs import input_specs
 from halfeven.stats.clipped import Clipped
 from halfeven.stats.distance import sqnr_db
 from halfeven.steps.absorb import Absorb, high_bias
+from halfeven.steps.correct import mean_error
 from halfeven.steps.equalize import Equalize
 from halfeven.steps.expected import expected
 from halfeven.steps.place import Place
@@ -127,6 +131,21 @@ def test_correction_brings_down_the_mean_error_of_each_channel(tmp_path: Path) -
         off = np.asarray(OrtExecutor(done.model)({"x": x}, "x")["y"]) - reference
         errors.append(np.abs(off.mean((0, 2, 3))))
     assert (errors[1] < 0.1 * errors[0]).all()
+
+
+def test_correction_knows_blocks_of_which_the_last_is_short() -> None:
+    weight = np.random.default_rng(3).standard_normal((5, 20, 1, 1)).astype(np.float32)
+    scheme = Scheme(IntGrid(4), per_group(4, 1, 16))
+    params = ragged_params(weight, scheme)
+    text = (
+        '<ir_version: 8, opset_import: ["": 17]> g (float[1, 20, 3, 3] x) => (float[1, 5, 3, 3] y) { y = Conv(x, w) }'
+    )
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    node = load(model).graph[0]
+    mean = np.linspace(-1, 1, 20)
+    expected = (fake_quantize_ragged(weight, params).astype(np.float64) - weight)[:, :, 0, 0] @ mean
+    np.testing.assert_allclose(mean_error(node, params, mean), expected)
 
 
 def test_a_trained_network_keeps_its_output_without_any_data() -> None:

@@ -5,7 +5,7 @@
 `Tiling.scale_shape` refuses such a cut, as most formats do. ONNX (DequantizeLinear with `block_size`, from opset 21 on)
 and MatMulNBits allow it. The tensor is filled up with zeros to a multiple of the run, and what was added is cut off
 again: every range holds zero, so zeros change no scale and no code. Where the runs divide the axis, these functions are
-`params_of`, `quantize` and `dequantize` themselves.
+`params_of`, `quantize`, `dequantize` and `fake_quantize` themselves.
 
 Source: ONNX operators, DequantizeLinear-21: "block_size ... ceil(Di / Si)".
 """
@@ -47,3 +47,8 @@ def dequantize_ragged(codes: npt.NDArray[np.integer], params: QParams) -> Array:
     """Values of `codes`, float32, of their shape."""
     values = dequantize(np.asarray(filled(codes, params.scheme.tiling), codes.dtype), params)
     return np.ascontiguousarray(values[tuple(slice(0, n) for n in codes.shape)])
+
+
+def fake_quantize_ragged(x: Array, params: QParams) -> Array:
+    """What codes of `x` stand for, float32, of its shape."""
+    return dequantize_ragged(quantize_ragged(x, params), params)

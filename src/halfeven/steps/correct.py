@@ -20,7 +20,7 @@ from halfeven.draft import Draft, Progress, Samples
 from halfeven.graph.plan import Site
 from halfeven.graph.stored_biases import fit_biases
 from halfeven.graph.weights import array_at, put_constant
-from halfeven.numerics.quantize import fake_quantize
+from halfeven.numerics.ragged import fake_quantize_ragged
 from halfeven.numerics.scheme import QParams
 from halfeven.steps.absorb import response
 from halfeven.steps.expected import expected
@@ -61,7 +61,7 @@ def mean_error(node: ir.Node, params: QParams, mean: Doubles) -> Doubles:
     weight = array_at(node, 1)
     assert weight is not None
     x = weight.astype(np.float32)
-    return response(node, fake_quantize(x, params).astype(np.float64) - x, mean)
+    return response(node, fake_quantize_ragged(x, params).astype(np.float64) - x, mean)
 
 
 def _params(draft: Draft, node: ir.Node) -> QParams | None:

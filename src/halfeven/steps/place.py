@@ -59,6 +59,9 @@ class Place:
     """static: the bits of an activation, 8 or 16; 16 is computed in float by ONNX Runtime."""
     block: int = 0
     """weight-only: so many weights of one output share a scale: 16, 32, 64 or 128; 0: all of them."""
+    block_scales: Literal["float", "integer"] = "float"
+    """weight-only, blocks of 4 bits: `integer` makes their scales whole multiples, 1 to 16, of one scale a channel
+    (LPBQ)."""
     zero_points: Literal["none", "free"] = "none"
     """weight-only: `free` gives MatMul and Gemm a zero point with each scale."""
 
@@ -74,7 +77,9 @@ class Place:
         if self.mode != "static":
             kept, packed = (
                 _kept(draft.model, self.keep_float),
-                Packing(self.bits, self.block, self.zero_points == "free", self.conv_bits),
+                Packing(
+                    self.bits, self.block, self.zero_points == "free", self.conv_bits, self.block_scales == "integer"
+                ),
             )
             kept = {**_rough_tables(draft.model, draft.target), **kept, **_inner(draft.model)}
             return place_weights(draft, self.mode, kept, packed, every=self.prefer == "size")

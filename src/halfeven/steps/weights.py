@@ -31,6 +31,7 @@ from halfeven.graph import ops
 from halfeven.graph.plan import DYNAMIC, Plan, Quantizer, Site
 from halfeven.graph.weights import array_at
 from halfeven.numerics.grid import INT8_NARROW, UINT8, IntGrid
+from halfeven.numerics.lpbq import lpbq_params
 from halfeven.numerics.ragged import is_ragged, ragged_params
 from halfeven.numerics.scheme import PER_TENSOR, Scheme, ZeroRule, per_channel, per_group
 
@@ -50,16 +51,18 @@ SAID = {
 
 @dataclass(frozen=True)
 class Packing:
-    """How weights of matrix products are stored.
+    """How weights of matrix products are stored; `whole`: 4-bit weights in blocks have scales of `numerics.lpbq`.
 
     Raises:
-        BadOption: bits that are not 4 or 8, or a block that is not 0, 16, 32, 64 or 128.
+        BadOption: bits that are not 4 or 8, a block that is not 0, 16, 32, 64 or 128, or nothing whose scales could be
+            whole multiples.
     """
 
     bits: int = 8
     block: int = 0
     affine: bool = False
     conv_bits: int = 8
+    whole: bool = False
 
     def __post_init__(self) -> None:
         for flag, bits in (("--bits", self.bits), ("--conv-bits", self.conv_bits)):
@@ -67,6 +70,11 @@ class Packing:
                 raise BadOption(f"{flag} {bits}: weights alone are stored in 4 or 8 bits.")
         if self.block not in (0, *BLOCKS):
             raise BadOption(f"--block {self.block}: choose one of {', '.join(map(str, BLOCKS))}, or 0 for none.")
+        if self.whole and (not self.block or self.affine or 4 not in (self.bits, self.conv_bits)):
+            raise BadOption(
+                "--block-scales integer is of weights of 4 bits in blocks without zero points: give --bits 4 (or "
+                "--conv-bits 4) and --block, and no --zero-points free."
+            )
 
     def scheme(self, rank: int, output: int | None, summed: int) -> Scheme:
         """The scheme of a weight of `rank` axes: a scale for each index of `output`, or for runs along `summed`."""
@@ -83,7 +91,8 @@ class Packing:
             return Scheme(INT8_NARROW, PER_TENSOR if output is None else per_channel(output))
         summed = 1 if output == 0 else 0
         blocked = self.block if output is not None and self.block <= shape[summed] else 0
-        return replace(self, bits=self.conv_bits, block=blocked).scheme(len(shape), output, summed)
+        whole = self.whole and blocked > 0
+        return replace(self, bits=self.conv_bits, block=blocked, whole=whole).scheme(len(shape), output, summed)
 
 
 def place_weights(draft: Draft, mode: Mode, kept: Mapping[str, str], packing: Packing, *, every: bool) -> Draft:
@@ -107,7 +116,7 @@ def place_weights(draft: Draft, mode: Mode, kept: Mapping[str, str], packing: Pa
             floats[node.name or ""] = reason
             continue
         for port, scheme in _schemes(node, packing if mode == "weight-only" else Packing()):
-            quantizers[Site(_name(node, port), node.name or "", port)] = _weight(node, port, scheme)
+            quantizers[Site(_name(node, port), node.name or "", port)] = _weight(node, port, scheme, packing.whole)
         if mode == "dynamic" and node.op_type != "Gather":
             site, what = Site(_name(node, 0), node.name or "", 0), f"input of {node.op_type} '{node.name}'"
             quantizers[site] = Quantizer(MOVING, f"{what}, quantized in each run", "activation", method=DYNAMIC)
@@ -171,16 +180,20 @@ def _schemes(node: ir.Node, packing: Packing) -> Iterable[tuple[int, Scheme]]:
         yield weight, (packing if convolution else Packing()).for_convolution(_shape(node, weight), axis)
 
 
-def _weight(node: ir.Node, port: int, scheme: Scheme) -> Quantizer:
-    """The quantizer of a weight; with parameters where Calibrate, which knows no short last block, would give none."""
-    reason = f"weight of {node.op_type} '{node.name}'"
-    if not is_ragged(_shape(node, port), scheme.tiling):
+def _weight(node: ir.Node, port: int, scheme: Scheme, whole: bool) -> Quantizer:
+    """The quantizer of a weight; with parameters where Calibrate, which finds those of min-max, would give no such."""
+    reason, shape = f"weight of {node.op_type} '{node.name}'", _shape(node, port)
+    channel = ops.weight_axis(node, port)
+    lpbq = whole and channel is not None and scheme.grid.bits == 4 and any(run > 1 for _, run in scheme.tiling.tiles)
+    if not lpbq and not is_ragged(shape, scheme.tiling):
         return Quantizer(scheme, reason, "weight")
     array = array_at(node, port)
     assert array is not None
     x = array.astype(np.float32)
     if not np.isfinite(x).all():
         raise BadCalibration(f"Weight '{_name(node, port)}' holds NaN or infinity; it cannot be quantized.")
+    if lpbq and channel is not None:
+        return Quantizer(scheme, reason, "weight", lpbq_params(x, scheme, channel), "lpbq")
     return Quantizer(scheme, reason, "weight", ragged_params(x, scheme), "minmax")
 
 

@@ -24,6 +24,7 @@ MODES: dict[str, tuple[str, ...]] = {
     "conv_bits": ("static", "weight-only"),
     "activation_bits": ("static",),
     "block": ("weight-only",),
+    "block_scales": ("weight-only",),
     "zero_points": ("weight-only",),
 }
 """Options of `Place` that are of some modes only."""

@@ -3,10 +3,10 @@
     up to 1.0.0    symmetric: codes of int8, unless the offset says that they have none below zero or lack the lowest;
                    else those of uint8; zero_point = lowest code - offset
     2.0.0          output_dtype and y_zero_point, as they stand
-    LPBQ           of 2.0.0 and 2.1.0: the product of both scales in float32, as AIMET's own graph computes it
+    LPBQ           of all from 1.0.0 on: the product of both scales in float32, as AIMET's own graph computes it
 
 Tensors that a file has in float stay float. A file without a version is AIMET's 0.4 or PPQ's for QNN, whose offset has
-the other sign: `min` tells which. Floats of 8 bits, int2 codes between the integers, and LPBQ of 1.0.0 are refused.
+the other sign: `min` tells which. Floats of 8 bits and int2 codes between the integers are refused.
 """
 
 import re
@@ -87,13 +87,17 @@ def _of_100(name: str, one: Any, model: ir.Model) -> Encoding | None:
     if r.text(one["dtype"], "dtype") != "INT":
         return None
     kind, scales, offsets = one["enc_type"], r.listed(one, "scale"), r.listed(one, "offset")
-    if kind not in ("PER_TENSOR", "PER_CHANNEL", "PER_BLOCK"):
+    if kind not in ("PER_TENSOR", "PER_CHANNEL", "PER_BLOCK", "LPBQ"):
         raise UnsupportedModel(f"'{name}' is encoded as {kind!r:.40}; scales by tensor, channel and block can be read.")
     if any(r.flat(one.get("zero_point_shift", 0.0))):
         raise UnsupportedModel(f"'{name}' has codes between the integers (zero_point_shift), which no plan holds.")
+    bits = one["bw"]
+    if kind == "LPBQ":
+        bits, scales = one["compressed_bw"], _of_lpbq(one, scales, offsets)
+        offsets = [-(1 << (r.whole(bits, "compressed_bw", 2, 16) - 1))] * len(scales)
     pairs = zip(scales, offsets, strict=True)
-    found = [_legacy({"scale": s, "offset": o}, one["bw"], one["is_sym"]) for s, o in pairs]
-    if kind != "PER_BLOCK":
+    found = [_legacy({"scale": s, "offset": o}, bits, one["is_sym"]) for s, o in pairs]
+    if kind not in ("PER_BLOCK", "LPBQ"):
         return shaped(model, name, found)
     output, summed, dims = block_axes(model, name)
     run = r.whole(one["block_size"], "block_size", 1)
@@ -104,6 +108,18 @@ def _of_100(name: str, one: Any, model: ir.Model) -> Encoding | None:
         scale, zero = scale.T, zero.T
     tiling = tiles(len(dims), shape, dims, summed, run)
     return blocked(model, name, scale, zero, _scheme(found[0].low, found[0].high, tiling, zero))
+
+
+def _of_lpbq(one: Any, scales: list[Any], offsets: list[Any]) -> list[float]:
+    """The products of block and channel scales, by channel, then block."""
+    middle = -(1 << (r.whole(one["bw"], "bw", 2, 32) - 1))
+    if not r.truth(one["is_sym"], "is_sym") or any(offset != middle for offset in offsets):
+        raise ValueError(f"LPBQ is symmetric, with offsets of {middle}")
+    factors = _array(scales, "scale", r.scale)
+    steps = _array(list(r.flat(one["per_block_int_scale"])), "per_block_int_scale", _step)
+    if not factors.size or steps.size % factors.size:
+        raise ValueError(f"{steps.size} multiples for {factors.size} channels")
+    return [float(scale) for scale in (steps.reshape(factors.size, -1) * factors[:, None]).ravel()]
 
 
 def _of_200(name: str, one: Any, model: ir.Model) -> Encoding | None:
