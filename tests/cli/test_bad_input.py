@@ -146,7 +146,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("calibrate", "net.onnx", "--data", "x.npz", "-o", "s.json", "--holdout", "x.npz"),
         ("halfeven calibrate has no option --holdout; `halfeven quantize` has it",),
     ),
-    "an option before its command": (("--debug", *QUANTIZE), ("write it behind: halfeven quantize ... --debug",)),
+    "an option before its command": (("--quiet", *QUANTIZE), ("write it behind: halfeven quantize ... --quiet",)),
     "one word too many": ((*QUANTIZE, "net2.onnx"), ("'net2.onnx' is one argument too many",)),
     "no value": ((*QUANTIZE, "--limit"), ("--limit: expected one argument",)),
     "target": ((*QUANTIZE, "--target", "openvin"), ("--target", "did you mean 'openvino'")),
