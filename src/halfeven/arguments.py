@@ -117,7 +117,10 @@ def _conform(sub: argparse.ArgumentParser) -> None:
 
 def _simulate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help="ONNX with QuantizeLinear and DequantizeLinear, or .tflite")
-    text = "the machine, such as onnxruntime@x86-avx2, litert@optimized-arm64, ncnn@arm64, vitis-dpu, integer"
+    text = (
+        "the machine, such as onnxruntime@x86-avx2, litert@optimized-arm64, ncnn@arm64, vitis-dpu, integer; several, "
+        "with commas between them, or all, give a table of where each parts from --against"
+    )
     sub.add_argument("--profile", metavar="NAME", required=True, help=text)
     text = "the machine to compare it with (default: onnxruntime@x86-vnni)"
     sub.add_argument("--against", metavar="NAME", default="onnxruntime@x86-vnni", help=text)

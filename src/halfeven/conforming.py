@@ -8,10 +8,11 @@ from halfeven.commands import progress_of, quiet_libraries, settings_of
 from halfeven.feeding import open_data
 from halfeven.graph.model import load
 from halfeven.importers.models import read_as_stored
-from halfeven.printing import print_conformity, print_json, print_simulation
+from halfeven.printing import print_conformity, print_json, print_simulation, print_survey
 from halfeven.report.conform import conform as run_beside
 from halfeven.report.conform import to_json
 from halfeven.report.judging import judged
+from halfeven.report.survey import profiles_named, surveyed
 
 SAMPLES = 8
 """How many samples are run if nothing else is said."""
@@ -35,14 +36,23 @@ def conform(args: argparse.Namespace) -> int:
 def simulate(args: argparse.Namespace) -> int:
     """`halfeven simulate`."""
     quiet_libraries()
-    with progress_of(args):
+    profiles = profiles_named(args.profile)
+    with progress_of(args) as progress:
         model = read_as_stored(args.model)[0]
         feed = open_data(model, args.data, _settings(args), held_out=False)
-        found = judged(args.model, list(feed.calibration), args.profile, args.against, feed.labels)
+        data = list(feed.calibration)
+        if len(profiles) == 1:
+            found = judged(args.model, data, profiles[0], args.against, feed.labels)
+        else:
+            survey = surveyed(args.model, data, profiles, args.against, labels=feed.labels, progress=progress)
     if args.json:
-        print_json(found.to_json())
-    elif not args.quiet:
+        print_json(found.to_json() if len(profiles) == 1 else survey.to_json())
+    elif args.quiet:
+        return 0
+    elif len(profiles) == 1:
         print_simulation(found, everything=args.all)
+    else:
+        print_survey(Path(args.model).name, survey, everything=args.all)
     return 0
 
 

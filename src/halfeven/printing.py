@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from halfeven.report.inspection import Inspection
     from halfeven.report.judging import Judgement
     from halfeven.report.simulate import Divergence
+    from halfeven.report.survey import Survey
     from halfeven.report.verify import Verification
 
 REASONS = 6
@@ -172,6 +173,7 @@ def print_conformity(model: str, found: "Conformity", *, everything: bool) -> No
     print(f"{model} on {counted(found.samples, 'sample')}")
     for one in found.runtimes:
         say(one.sentence, "  ")
+        _remarks("  note", one.notes)
     print()
     head = ("runtime", "codes", "differ", "outputs beside ONNX Runtime", "same top-1", "accuracy")
     _table([_beside(one) for one in found.runtimes if not one.refused], head, numbers=(1, 2))
@@ -215,6 +217,45 @@ def print_simulation(found: "Judgement", *, everything: bool) -> None:
         if len(layers) > len(shown):
             print(f"and {len(layers) - len(shown)} more; --all lists them")
     _divergences(list(found.simulation.tensors.values()), everything)
+
+
+def print_survey(model: str, found: "Survey", *, everything: bool) -> None:
+    """A row for each machine, then why others cannot run it, and what to do."""
+    print(f"{model} on {counted(found.samples, 'sample')}; each machine beside {found.against}")
+    print()
+    judged = [row.judgement for row in found.rows if row.judgement is not None]
+    head = ("machine", "tensors", "first", "steps", "outputs", "same top-1", "accuracy")
+    _table([_row(one) for one in judged], head, numbers=(1, 2, 3, 4, 5, 6))
+    print()
+    print("tensors: how many have codes that differ; first, steps: of the first of them the share, by how much")
+    parted = [one.simulation for one in judged if one.simulation.first is not None]
+    layers = dict.fromkeys(s.first.layer for s in parted if s.first is not None)
+    for layer in layers:
+        names = [s.profile for s in parted if s.first is not None and s.first.layer == layer]
+        say(f"first at '{layer}': {', '.join(names)}", "  ")
+    for row in found.rows:
+        if row.refused:
+            say(f"{row.profile} cannot run it: {row.refused}", "  ")
+    for why, profiles in found.remarks.items():
+        say(f"{', '.join(profiles)}: {why}", "  ")
+    for one in judged if everything else ():
+        if one.parted:
+            print(f"\n{one.simulation.profile}")
+            _divergences(one.parted, everything)
+
+
+def _row(one: "Judgement") -> tuple[str, ...]:
+    simulation, effect = one.simulation, one.effect
+    first, db = simulation.first, None if effect.fidelity is None else effect.fidelity.sqnr_db
+    return (
+        simulation.profile,
+        f"{len(one.parted)} of {len(simulation.tensors)}",
+        "" if first is None else f"{first.rate:.2%}",
+        "" if first is None else str(first.step),
+        "" if db is None else "equal" if db == float("inf") else f"{db:.1f} dB",
+        f"{effect.equal} of {effect.rows}" if effect.rows else "",
+        f"{100 * effect.hits[1] / effect.labelled:.1f} %" if effect.labelled else "",
+    )
 
 
 def _divergences(tensors: Sequence["Divergence"], everything: bool) -> None:

@@ -9,6 +9,7 @@ import pytest
 import halfeven
 from halfeven import demo
 from halfeven.cli import main
+from halfeven.report.survey import profiles_named
 
 HOME = Path(demo.__file__).parent
 MODEL = "net.int8.onnx"
@@ -59,6 +60,42 @@ def test_simulate_says_what_users_without_vnni_see(folder: Path, capsys: pytest.
     assert "can saturate" in text
     same = json.loads(said(capsys, *words, "--profile", "onnxruntime@x86-vnni", "--json"))
     assert (same["first"], same["outputs"]["sqnr_db"], same["advice"]) == (None, None, "")
+
+
+def test_one_page_shows_where_each_machine_parts_and_whether_it_matters(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("onnxruntime@x86-vnni", "onnxruntime@x86-avx2", "ncnn@x86", "integer")
+    words = ("simulate", str(folder / MODEL), "--data", str(folder / "data.npz"), "--profile", ", ".join(names))
+    found = json.loads(said(capsys, *words, "--json"))
+    rows = {row["profile"]: row for row in found["machines"]}
+    assert (tuple(rows), found["against"], found["samples"]) == (names, "onnxruntime@x86-vnni", 2)
+    alone = json.loads(said(capsys, *words[:4], "--profile", "onnxruntime@x86-avx2", "--json"))
+    assert rows["onnxruntime@x86-avx2"] == alone
+    text = said(capsys, *words)
+    lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
+    assert "0 of 38" in lines["onnxruntime@x86-vnni"]
+    assert "equal" in lines["onnxruntime@x86-vnni"]
+    assert "37 of 38" in lines["onnxruntime@x86-avx2"]
+    flat = " ".join(text.split())
+    assert f"first at '{alone['first']['layer']}': onnxruntime@x86-avx2" in flat
+    assert "ncnn@x86 cannot run it" in flat
+    assert "integer: no layer in integers" in flat
+    assert "7 bits" in flat
+    assert "layer whose output differs" in said(capsys, *words, "--all")
+
+
+def test_all_stands_for_every_runtime_with_its_defaults() -> None:
+    names = profiles_named("all")
+    assert set(names) >= {
+        "onnxruntime@arm64",
+        "litert@xnnpack",
+        "tflite-micro",
+        "openvino@cpu",
+        "ncnn@arm64",
+        "integer",
+    }
+    assert not [name for name in names if "+" in name or name.startswith(("vitis", "journey"))]
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,8 @@ class Simulation:
     tensors: dict[str, Divergence] = field(default_factory=dict)
     saturating: Mapping[str, int] = field(default_factory=dict)
     wrapping: Mapping[str, int] = field(default_factory=dict)
+    layers: tuple[int, int] = (0, 0)
+    """Of the network's operators from codes to codes: those that an integer kernel of the machine computes, and all."""
 
     @property
     def first(self) -> Divergence | None:
@@ -92,7 +94,7 @@ def simulate(model: Source, data: Samples, profile: str, against: str = "", thre
     samples = list(data)
     held = sides(model, [profile, *([against] if against else [])], samples[:1], threads)
     own = held[0]
-    found = Simulation(profile, against, own.executor.machine.evidence)
+    found = Simulation(profile, against, own.executor.machine.evidence, layers=_layers(own))
     if any(name.startswith(AVX2) for name in (profile, against)):
         found.saturating = saturating_layers(own.network)
     if ARM64 in (profile, against):
@@ -107,6 +109,12 @@ def simulate(model: Source, data: Samples, profile: str, against: str = "", thre
         if against:
             _compare(found, held, common, ours, held[1](feeds, list(common.values()))[1])
     return found
+
+
+def _layers(side: Side) -> tuple[int, int]:
+    known = {id(op) for op in side.executor.integer_ops}
+    integer = [op for op in side.network.ops if op.integer]
+    return sum(id(op) in known for op in integer), len(integer)
 
 
 def _compare(found: Simulation, held: list[Side], common: Mapping[str, str], ours: Batch, theirs: Batch) -> None:
