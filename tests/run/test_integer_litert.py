@@ -11,6 +11,7 @@ import pytest
 
 import halfeven
 from halfeven import demo
+from halfeven.exporters.formats import exporter_named
 from halfeven.graph.lower import lower
 from halfeven.graph.names import name_everything
 from halfeven.importers.litert.reader import load_tflite
@@ -18,6 +19,7 @@ from halfeven.report.conform import conform, litert_kernels
 from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import machine_named
 from halfeven.run.processor import on_arm
+from halfeven.run.tflite_micro import open_tflite_micro
 
 pytest.importorskip("ai_edge_litert")
 import exactness_litert
@@ -81,3 +83,27 @@ def test_each_processor_has_machines_of_its_own_for_litert_s_sets_of_kernels(arm
     machines = {name: machine_named(name) for name in litert_kernels(arm)}
     assert list(litert_kernels(arm).values()) == ["xnnpack", "optimized", "reference"]
     assert all(("Arm64" in one.source) is arm for name, one in machines.items() if name != "litert@reference")
+
+
+@pytest.mark.parametrize("mode", ["weight-only", "static"])
+def test_micro_makes_weights_real_by_the_scale_of_their_first_channel_and_so_does_its_machine(
+    mode: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("tflite_micro")
+    home = Path(demo.__file__).parent
+    pictures = np.load(home / "calibration.npz")["x"][:4, None].astype(np.float32) / np.float32(255)
+    found = halfeven.quantize(str(home / "fashion_mnist_mbv2.onnx"), pictures, target="litert", mode=mode, verify=False)
+    path = tmp_path / "net.tflite"
+    notes = exporter_named("tflite")(found.draft, path)
+    assert any("not for TensorFlow Lite Micro" in note for note in notes) == (mode == "weight-only")
+    read = load_tflite(path).model
+    name_everything(read)
+    x = np.ascontiguousarray(pictures[:1].transpose(0, 2, 3, 1))
+    name = read.graph.inputs[0].name or ""
+    micro = open_tflite_micro(path)(x)[0]
+    ours, other = (
+        next(iter(IntegerExecutor(lower(read), machine_named(machine))({name: x}).values()))
+        for machine in ("tflite-micro", "litert@reference")
+    )
+    np.testing.assert_allclose(ours, micro, rtol=1e-4, atol=1e-4)
+    assert np.allclose(other, micro, rtol=1e-1, atol=1e-1) == (mode == "static")

@@ -1,7 +1,7 @@
 """TensorFlow Lite Micro beside the simulator of its kernels.
 
 It shows its outputs alone. Where an output is what a DEQUANTIZE made of codes, they are found again, half to even, from
-the real numbers: neighbours lie a whole scale apart, so none is mistaken.
+the real numbers: neighbours lie a whole scale apart, so none is mistaken. Other real outputs are compared as they are.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from halfeven.graph.names import name_everything
 from halfeven.graph.network import Network, Tensor
 from halfeven.importers.litert.reader import load_tflite
 from halfeven.numerics.quantize import quantize
-from halfeven.report.beside import Beside
+from halfeven.report.beside import Beside, Effect
 from halfeven.report.sides import Ported
 from halfeven.run.integer.borders import ranked
 from halfeven.run.integer.executor import IntegerExecutor
@@ -57,14 +57,22 @@ def beside_micro(
     names = [tuple(v.name or "" for v in values) for values in (model.graph.inputs, model.graph.outputs)]
     takes = tuple(name for name in names[0] if name not in model.graph.initializers)
     run, coded = Fitted(micro, RUNTIMES[".tflite"], takes, names[1]), _coded(network)
-    outputs = []
+    outputs, real = [], Effect()
     for label, feeds in data:
         fed = run._fed(feeds)
         ours, theirs = ported(fed), micro(fed)
         for name, tensor in coded.items():
             beside.add(name, name, label, *(_codes(found[name], tensor) for found in (ours, theirs)))
+        real.add(ours, theirs, None)
         outputs.append(dict(zip(names[1], run(feeds).values(), strict=True)))
+    if not coded and real.fidelity is not None:
+        db = real.fidelity.sqnr_db
+        beside.notes = (f"its outputs, real numbers, are {_alike(db)} those of the machine",)
     return beside, outputs
+
+
+def _alike(db: float) -> str:
+    return "equal to" if db == float("inf") else f"at {db:.1f} dB beside"
 
 
 def _coded(network: Network) -> dict[str, Tensor]:

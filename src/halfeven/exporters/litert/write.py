@@ -257,12 +257,24 @@ def _codes(b: Builder, index: int) -> bool:
     return b.tensors[index].scale is not None and b.tensors[index].data is not None
 
 
+def _by_channel(b: Builder, index: int) -> bool:
+    """Whether a tensor is a constant of codes with a scale for each channel."""
+    scale = b.tensors[index].scale
+    return _codes(b, index) and scale is not None and scale.size > 1
+
+
 def _notes(b: Builder, network: Network, settling: Settling, axes: Mapping[str, int], integer: int) -> list[str]:
     said = [f"{integer} of {counted(len(b.ops), 'operator')} run on integers"]
     hybrid = sum(b.tensors[op.outputs[0]].scale is None and any(_codes(b, i) for i in op.inputs[1:2]) for op in b.ops)
     if hybrid:
         layers = counted(hybrid, "layer")
         said.append(f"{layers} with int8 weights quantize what they read as it comes (hybrid kernels)")
+    made_real = [op for op in b.ops if op.code == "DEQUANTIZE" and _by_channel(b, op.inputs[0])]
+    if made_real:
+        said.append(
+            f"not for TensorFlow Lite Micro: it makes the weights of {counted(len(made_real), 'layer')} real by the "
+            "scale of their first channel alone. LiteRT takes each channel's own"
+        )
     for name, reason in list(settling.floats.items())[:20]:
         said.append(f"'{name}' runs in real numbers: {reason}")
     if b.shifted:

@@ -114,3 +114,16 @@ def whole_gemm(op: Op, _: Network) -> bool:
     """A Gemm without factors: alpha may be any where there is no bias, beta is 1."""
     alpha = float(op.attributes.get("alpha", 1.0))
     return float(op.attributes.get("beta", 1.0)) == 1.0 and (operand(op, 2) is None or alpha == 1.0)
+
+
+def fixed_scale(scale: float, zero_point: int) -> Condition:
+    """The output has this scale and zero point."""
+
+    def holds(op: Op, _: Network) -> bool:
+        params = op.outputs[0].params
+        return params is not None and (float(params.scale.ravel()[0]), int(params.zero_point.ravel()[0])) == (
+            scale,
+            zero_point,
+        )
+
+    return holds

@@ -31,6 +31,7 @@ Sources: ai_edge_litert 2.3.0 and tflite-micro, measured on x86-64 with AVX512, 
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -45,6 +46,7 @@ from halfeven.run.integer.conditions import (
     attribute,
     coded_bias,
     coded_output,
+    fixed_scale,
     one_scale,
     same_params,
     spatial,
@@ -85,6 +87,7 @@ from halfeven.run.integer.litert_layers import (
     depthwise,
     grouped,
 )
+from halfeven.run.integer.litert_micro import first_scales
 from halfeven.run.integer.machine import Condition, Kernel, Machine, Rule, affine
 from halfeven.run.integer.pointwise import Joined, Moved, Product, Sum
 
@@ -147,19 +150,6 @@ def scales_stay(op: Op, network: Network) -> bool:
 def all_of_output(*grids: IntGrid) -> Condition:
     """The only output has codes of one of these grids."""
     return lambda op, _: op.outputs[0].params is not None and op.outputs[0].params.scheme.grid in grids
-
-
-def fixed_scale(scale: float, zero_point: int) -> Condition:
-    """The output has this scale and zero point."""
-
-    def holds(op: Op, _: Network) -> bool:
-        params = op.outputs[0].params
-        return params is not None and (float(params.scale.ravel()[0]), int(params.zero_point.ravel()[0])) == (
-            scale,
-            zero_point,
-        )
-
-    return holds
 
 
 def plain(op: Op, _: Network) -> bool:
@@ -313,6 +303,7 @@ _MICRO = (
     Rule(("Clip",), Bounded(), (*ONE, plain, lambda op, _: bounds_of(op) == (0.0, 6.0))),
     Rule(("Sigmoid",), FixedLooked(), (*ONE, plain, fixed_scale(1 / 256, -128))),
     Rule(("Tanh",), FixedLooked(), (*ONE, plain, fixed_scale(1 / 128, 0))),
+    *_REFERENCE,
 )
 _SOURCE = "LiteRT 2.3.0, "
 _BESIDE = "run beside the runtime, no integer of random operators differs, nor of whole networks before a float region"
@@ -336,7 +327,8 @@ TFLITE_MICRO = Machine(
     "tflite-micro",
     "TensorFlow Lite Micro's reference kernels",
     "run beside the runtime, no output of whole networks and no integer of random operators differs",
-    (*_MICRO, *_REFERENCE),
+    _MICRO,
+    prepare=partial(first_scales, rules=_MICRO),
 )
 LITERT = (
     LITERT_REFERENCE,
