@@ -107,7 +107,7 @@ def _diff(sub: argparse.ArgumentParser) -> None:
 def _conform(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help="ONNX with QuantizeLinear and DequantizeLinear")
     text = "which: onnxruntime, litert, litert@optimized-x86 (on Arm litert@optimized-arm64), litert@reference, "
-    text += "tflite-micro, c, openvino, ncnn"
+    text += "tflite-micro, c, openvino, ncnn, executorch"
     sub.add_argument(
         "--runtimes", metavar="NAMES", default="onnxruntime,litert", help=f"{text} (default: the first two)"
     )

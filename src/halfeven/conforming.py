@@ -1,18 +1,26 @@
 """The commands that compare integers: `halfeven conform` and `halfeven simulate`."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
+
+import onnx_ir as ir
 
 from halfeven.commands import progress_of, quiet_libraries, settings_of
+from halfeven.draft import Batch
+from halfeven.errors import BadOption
 from halfeven.feeding import open_data
 from halfeven.graph.model import load
-from halfeven.importers.models import read_as_stored
-from halfeven.printing import print_conformity, print_json, print_simulation, print_survey
+from halfeven.importers.models import is_tflite, read_as_stored
+from halfeven.printing import print_conformity, print_json, print_notes, print_simulation, print_survey
 from halfeven.report.conform import conform as run_beside
 from halfeven.report.conform import to_json
-from halfeven.report.judging import judged
-from halfeven.report.survey import profiles_named, surveyed
+from halfeven.report.judging import Judgement, judged
+from halfeven.report.sides import refuse_real
+from halfeven.report.survey import Survey, profiles_named, surveyed
+from halfeven.wording import counted
 
 SAMPLES = 8
 """How many samples are run if nothing else is said."""
@@ -22,14 +30,21 @@ def conform(args: argparse.Namespace) -> int:
     """`halfeven conform`."""
     quiet_libraries()
     with progress_of(args) as progress:
+        if Path(args.model).is_file() and is_tflite(Path(args.model)):
+            raise BadOption(
+                f"{args.model} is a LiteRT file; `conform` writes one itself, of an ONNX network with QuantizeLinear "
+                "and DequantizeLinear. Give that, or simulate the file: halfeven simulate."
+            )
         model = load(args.model)
-        feed = open_data(model, args.data, _settings(args), held_out=False)
+        refuse_real(model)
+        held = _samples(args, model)
         names = [name.strip() for name in args.runtimes.split(",")]
-        found = run_beside(model, list(feed.calibration), names, labels=feed.labels, progress=progress)
+        found = run_beside(model, held.data, names, labels=held.labels, progress=progress)
     if args.json:
-        print_json(to_json(found))
+        print_json({**to_json(found), "notes": held.notes})
     elif not args.quiet:
         print_conformity(Path(args.model).name, found, everything=args.all)
+        print_notes(held.notes)
     return 0
 
 
@@ -39,25 +54,38 @@ def simulate(args: argparse.Namespace) -> int:
     profiles = profiles_named(args.profile)
     with progress_of(args) as progress:
         model = read_as_stored(args.model)[0]
-        feed = open_data(model, args.data, _settings(args), held_out=False)
-        data = list(feed.calibration)
-        if len(profiles) == 1:
-            found = judged(args.model, data, profiles[0], args.against, feed.labels)
-        else:
-            survey = surveyed(args.model, data, profiles, args.against, labels=feed.labels, progress=progress)
+        held = _samples(args, model)
+        found: Judgement | Survey = (
+            judged(args.model, held.data, profiles[0], args.against, held.labels)
+            if len(profiles) == 1
+            else surveyed(args.model, held.data, profiles, args.against, labels=held.labels, progress=progress)
+        )
     if args.json:
-        print_json(found.to_json() if len(profiles) == 1 else survey.to_json())
-    elif args.quiet:
-        return 0
-    elif len(profiles) == 1:
-        print_simulation(found, everything=args.all)
-    else:
-        print_survey(Path(args.model).name, survey, everything=args.all)
+        print_json({**found.to_json(), "notes": [*found.to_json().get("notes", ()), *held.notes]})
+    elif not args.quiet:
+        if isinstance(found, Survey):
+            print_survey(Path(args.model).name, found, everything=args.all)
+        else:
+            print_simulation(found, everything=args.all)
+        print_notes(held.notes)
     return 0
 
 
-def _settings(args: argparse.Namespace) -> dict[str, object]:
-    return {"limit": SAMPLES, **settings_of(args, "preprocess", "labels", "limit")}
+class _Held(NamedTuple):
+    data: list[tuple[str, Batch]]
+    labels: Mapping[str, frozenset[int]]
+    notes: list[str]
+
+
+def _samples(args: argparse.Namespace, model: ir.Model) -> _Held:
+    """What is run: at most --limit samples, synthetic ones without data."""
+    settings = {"limit": SAMPLES, **settings_of(args, "preprocess", "labels", "limit")}
+    feed = open_data(model, args.data, settings, held_out=False, measured=True)
+    data = list(islice(feed.calibration, int(settings["limit"])))
+    notes = list(feed.notes)
+    if args.data is None:
+        notes.append(f"{counted(len(data), 'synthetic sample')}, as no --data was given: real data reach other codes")
+    return _Held(data, feed.labels, notes)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"conform": conform, "simulate": simulate}

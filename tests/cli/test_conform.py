@@ -85,6 +85,28 @@ def test_one_page_shows_where_each_machine_parts_and_whether_it_matters(
     assert "layer whose output differs" in said(capsys, *words, "--all")
 
 
+@pytest.mark.parametrize("command", [("conform", "--runtimes", "onnxruntime"), ("simulate", "--profile", "integer")])
+def test_without_data_the_samples_are_synthetic_as_many_as_the_limit_and_it_says_so(
+    command: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = " ".join(said(capsys, command[0], str(folder / MODEL), "--limit", "2", *command[1:]).split())
+    assert "2 synthetic samples, as no --data was given" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("float.onnx", "holds real numbers alone"), ("net.tflite", "simulate the file: halfeven simulate")],
+)
+def test_conform_refuses_what_it_cannot_write_from(
+    name: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = HOME / "fashion_mnist_mbv2.onnx"
+    content = source.read_bytes() if name == "float.onnx" else b"\x1c\x00\x00\x00TFL3" + bytes(64)
+    (folder / name).write_bytes(content)
+    assert main(["conform", str(folder / name), "--data", str(folder / "data.npz")]) in (2, 3)
+    assert message in capsys.readouterr().err
+
+
 def test_all_stands_for_every_runtime_with_its_defaults() -> None:
     names = profiles_named("all")
     assert set(names) >= {

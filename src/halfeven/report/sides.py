@@ -126,11 +126,7 @@ def sides(source: Source, names: Sequence[str], first: Sequence[tuple[str, Batch
     """
     machines = [machine_named(name) for name in names]
     model = read_as_stored(source)[0]
-    if not any(node.op_type in QUANTIZED_OPS for node in model.graph.all_nodes()):
-        raise UnsupportedModel(
-            "The model holds real numbers alone, so there are no integers to simulate: QuantizeLinear and "
-            "DequantizeLinear, or operators on codes, were expected. Quantize it first: halfeven quantize."
-        )
+    refuse_real(model)
     stored = not isinstance(source, ir.Model) and is_tflite(Path(source))
     held = model if stored else model.clone()
     name_everything(held)
@@ -144,6 +140,19 @@ def sides(source: Source, names: Sequence[str], first: Sequence[tuple[str, Batch
         gives = tuple(v.name or "" for v in held.graph.outputs)
         made.append(Side(IntegerExecutor(networks[of_file], machine, threads), takes, gives, of_file or stored))
     return made
+
+
+def refuse_real(model: ir.Model) -> None:
+    """Refuse a float model.
+
+    Raises:
+        UnsupportedModel: no operator of it makes or takes codes.
+    """
+    if not any(node.op_type in QUANTIZED_OPS for node in model.graph.all_nodes()):
+        raise UnsupportedModel(
+            "The model holds real numbers alone, so there are no integers to simulate: QuantizeLinear and "
+            "DequantizeLinear, or operators on codes, were expected. Quantize it first: halfeven quantize."
+        )
 
 
 def _as_file(model: ir.Model, first: Sequence[tuple[str, Batch]]) -> ir.Model:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from halfeven.draft import Batch, Samples
+from halfeven.errors import BadOption
 from halfeven.report.paired_layers import saturating_layers, wrapping_layers
 from halfeven.report.sides import Side, Source, in_order, pairs, sides
 from halfeven.wording import counted
@@ -87,11 +88,13 @@ def simulate(model: Source, data: Samples, profile: str, against: str = "", thre
     machine of LiteRT or TFLite Micro runs what a .tflite file of the model holds (`sides`).
 
     Raises:
-        BadOption: there is no such profile, or what writes a .tflite file is not installed.
+        BadOption: there is no such profile, no sample, or what writes a .tflite file is not installed.
         UnsupportedModel: the model cannot be read, holds no codes, or holds others than the machine's.
         UnsupportedByTarget: the model cannot be written as a .tflite file.
     """
     samples = list(data)
+    if not samples:
+        raise BadOption("There are no samples to simulate with: pairs of a label and a feed were expected, found none.")
     held = sides(model, [profile, *([against] if against else [])], samples[:1], threads)
     own = held[0]
     found = Simulation(profile, against, own.executor.machine.evidence, layers=_layers(own))
