@@ -9,7 +9,7 @@ from typing import Any
 
 from halfeven.graph.network import BORDERS, Network, Op, Tensor
 from halfeven.graph.pairs import same
-from halfeven.numerics.grid import IntGrid
+from halfeven.numerics.grid import INT32, IntGrid
 from halfeven.run.integer.machine import Condition, operand
 
 SLACK = 2.0**-23
@@ -84,15 +84,15 @@ def coded_bias(port: int = 2) -> Condition:
 
     def holds(op: Op, _: Network) -> bool:
         bias = operand(op, port)
-        return bias is None or bias.coded or bias.data is not None
+        return bias is None or (bias.data is not None if bias.params is None else _grid(bias) == INT32)
 
     return holds
 
 
 def no_real_bias(op: Op, _: Network) -> bool:
-    """The bias is left out or codes."""
+    """The bias is left out or int32 codes."""
     bias = operand(op, 2)
-    return bias is None or bias.coded
+    return bias is None or _grid(bias) == INT32
 
 
 def attribute(name: str, default: Any, allowed: Collection[Any]) -> Condition:
