@@ -149,6 +149,8 @@ def _train(sub: argparse.ArgumentParser) -> None:
     text = "lsq (default), pact, dorefa, dsq, stochastic, or several with + between"
     group.add_argument("--method", metavar="METHOD", help=text)
     _choice(group, "--scales", ("log", "linear", "fixed", "moving"), "how scales are trained (default: log)")
+    text = "whose rule breaks ties: the ONNX file's, half to even (default), or the target device's"
+    _choice(group, "--rounding", ("file", "device"), text)
     group = sub.add_argument_group("the recipe")
     for flag, kind, text in (
         ("--epochs", _whole, "passes over the data (default: 3)"),

@@ -61,6 +61,7 @@ def prepare(
     scales: str = "log",
     learn_zero_point: bool = False,
     method: str = "lsq",
+    rounding: str = "file",
     weight_bits: int | str | None = None,
     activation_bits: int | None = None,
     first_and_last: int | None = None,
@@ -82,7 +83,9 @@ def prepare(
             its own), "fixed" leaves them as calibrated, "moving" follows the ranges of what passes.
         learn_zero_point: Train zero points too (LSQ+).
         method: "lsq", or what `training.methods` has: "pact", "dorefa", "dsq", "stochastic", joined by "+".
-        weight_bits: Of the inner layers: 2 to 16; 1 (binary), "ternary" or "log2"; None: as the target has them.
+        rounding: Whose rule breaks the ties of feature maps: "file", as the exported ONNX has it, half to even; or
+            "device", as the target rounds. `network.rounding` changes it at any time; the exported file is the same.
+        weight_bits: Of the inner layers: 2 to 16; 1 or "binary", "ternary" or "log2"; None: as the target has them.
         activation_bits: Between them: 2 to 16, or None.
         first_and_last: Bits of the first and the last layer, and of what the first one reads, and the last; or None.
         progress: Called with (task, done, total).
@@ -98,6 +101,8 @@ def prepare(
 
     if batchnorm not in (kinds := ("krishnamoorthi", "jacob", "frozen", "folded")):
         raise BadOption(f"batchnorm {batchnorm!r}: choose one of {', '.join(kinds)}.")
+    if rounding not in ("file", "device"):
+        raise BadOption(f"rounding {rounding!r}: choose 'file' or 'device'.")
     if scales not in ("log", "linear", "fixed", "moving"):
         raise BadOption(f"scales {scales!r}: choose one of log, linear, fixed, moving.")
     bits = Bits(weight_bits, activation_bits, first_and_last)
@@ -124,6 +129,7 @@ def prepare(
         learn_zero_point=learn_zero_point,
         method=method,
         codes=codes,
+        rounding=rounding,  # type: ignore[arg-type]
     )
     network.returns = returns
     network.notes = (*said, *renewed, *result.notes, *network.notes, *keep_frozen(network, model, source))
@@ -167,10 +173,14 @@ def _in_bits(
 
 
 def export(trained: Draft | QuantizedNetwork, path: str | Path, format: str | None = None) -> tuple[str, ...]:
-    """Write a calibrated draft or a trained network: as `api.export` does, whose arguments and errors these are."""
+    """Write a calibrated draft or a trained network: as `api.export` does, whose arguments and errors these are.
+
+    Of a network, what is returned begins with the quantizers whose scales training has driven to nothing.
+    """
     if isinstance(trained, Draft):
         return api.export(trained, path, format)
-    return api.export(draft_of_trained(trained), path, format)
+    draft = draft_of_trained(trained)
+    return (*draft.notes, *api.export(draft, path, format))
 
 
 def conform(

@@ -90,7 +90,9 @@ def train(
         labels=feed.labels,
         progress=progress,
     )
-    return Result(draft, quantized, found, tuple(dict.fromkeys((*said, *network.notes, *feed.said()))), name), network
+    return Result(
+        draft, quantized, found, tuple(dict.fromkeys((*said, *network.notes, *draft.notes, *feed.said()))), name
+    ), network
 
 
 def save_state(network: QuantizedNetwork, path: str | Path) -> None:

@@ -12,7 +12,7 @@ from halfeven.printing import print_json, print_result
 from halfeven.report.inspection import inspect_draft
 from halfeven.run.specs import external_files
 
-TRAINED = ("weight_bits", "activation_bits", "method", "scales")
+TRAINED = ("weight_bits", "activation_bits", "method", "scales", "rounding")
 RECIPE = ("epochs", "batch", "rate", "scale_rate", "warmup", "frozen", "distill", "damping", "seed")
 
 

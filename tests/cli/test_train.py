@@ -30,6 +30,16 @@ def test_the_shipped_network_is_trained_from_the_shell(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "more", [["--weight-bits", "binary"], ["--weight-bits", "1"], ["--target", "vitis-dpu", "--rounding", "device"]]
+)
+def test_what_help_offers_is_trained(more: list[str], halfeven: Callable[..., Any], tmp_path: Path) -> None:
+    words = ["train", str(DEMO / "fashion_mnist_mbv2.onnx"), "--data", str(DEMO / "calibration.npz"), "-o", "t.onnx"]
+    ran = halfeven(*words, "--preprocess", "fashion-mnist", "--limit", "6", "--epochs", "1", "--batch", "4", *more)
+    assert ran.status in (0, 1), ran.err
+    assert (tmp_path / "t.onnx").stat().st_size > 50_000
+
+
+@pytest.mark.parametrize(
     ("more", "said"),
     [
         (["--device", "cuda:7"], "--device 'cuda:7': PyTorch finds no such device"),

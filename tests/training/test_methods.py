@@ -206,6 +206,86 @@ def test_more_bits_hold_the_values_of_fewer() -> None:
     assert (own(x) - x).abs()[(x > -0.5) & (x < 1.0)].max() <= 0.5 / 16 + 1e-6
 
 
+@pytest.mark.parametrize("bits", ["binary", "ternary", "log2"])
+def test_activations_are_stochastic_beside_weights_that_have_no_ties(
+    bits: str, module: Any, tmp_path: Path, pictures: Pictures, train: Train
+) -> None:
+    x, _ = pictures(64, 77)
+    network = qat.prepare(copy.deepcopy(module), x, weight_bits=bits, method="stochastic")
+    plan = network.origin.draft().plan
+    drawn = {q.role for g, q in plan.groups.items() if q.role != "bias" and network.quantizer(g).draws is not None}
+    inner = [layer for layer in network.quantizers.values() if not isinstance(layer.scheme.grid, IntGrid)]
+    assert "activation" in drawn
+    assert inner
+    assert all(layer.draws is None for layer in inner)
+    assert any(f"{inner[0].scheme.grid} weights are rounded to the nearest" in note for note in network.notes)
+    network.train()
+    with torch.no_grad():
+        assert not torch.equal(network(x), network(x))
+    assert np.isfinite(train(network, 5, 2)).all()
+    qat.export(network, tmp_path / "m.onnx")
+    given = next(
+        iter(OrtExecutor(tmp_path / "m.onnx", optimize=False)({network.program.inputs[0]: x.numpy()}).values())
+    )
+    ours = network(x).detach().numpy()
+    assert np.mean(np.abs(ours - given) < 1e-5 * np.abs(ours).max()) > 0.97
+
+
+def test_binary_is_another_word_for_one_bit(module: Any, pictures: Pictures) -> None:
+    x, _ = pictures(16, 77)
+    one, word = (qat.prepare(copy.deepcopy(module), x, weight_bits=bits).eval() for bits in (1, "binary"))
+    assert any(str(layer.scheme.grid) == "binary" for layer in word.quantizers.values())
+    assert torch.equal(one(x), word(x))
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ({"method": "pact", "scales": "fixed"}, "method 'pact' changes nothing with scales='fixed'"),
+        ({"method": "pact", "scales": "moving"}, "method 'pact' changes nothing with scales='moving'"),
+        ({"learn_zero_point": True, "scales": "moving"}, "learn_zero_point changes nothing with scales='moving'"),
+        ({"method": "dsq", "weight_bits": 1}, "method 'dsq' is for integer codes: binary weights"),
+        ({"method": "pact"}, ""),
+        ({"method": "dsq+stochastic"}, ""),
+    ],
+)
+def test_a_choice_that_changes_nothing_is_said(
+    choice: dict[str, Any], said: str, module: Any, pictures: Pictures
+) -> None:
+    notes = qat.prepare(copy.deepcopy(module), pictures(8, 1)[0], **choice).notes
+    found = [note for note in notes if "changes nothing" in note or "is for integer codes" in note]
+    assert [said in note for note in found] == [True] * bool(said)
+
+
+def test_a_scale_that_a_step_drives_below_zero_is_held_and_named(
+    module: Any, tmp_path: Path, pictures: Pictures
+) -> None:
+    x, _ = pictures(32, 77)
+    network = qat.prepare(copy.deepcopy(module), x, scales="linear").eval()
+    assert not qat.draft_of_trained(network).notes
+    number, layer = next((n, q) for n, q in network.quantizers.items() if q.scale.numel() > 1)
+    began = layer.scale.detach().clone()
+    with torch.no_grad():
+        layer.scale.view(-1)[2] = -0.5
+    said = qat.export(network, tmp_path / "m.onnx")
+    assert any(f"quantizers.{number}: 1 of {began.numel()} scales is driven to nothing by training" in s for s in said)
+    held = layer.to_params().scale
+    assert held.ravel()[2] == began.view(-1)[2].item() / 1024
+    given = next(
+        iter(OrtExecutor(tmp_path / "m.onnx", optimize=False)({network.program.inputs[0]: x.numpy()}).values())
+    )
+    ours = network(x).detach().numpy()
+    assert np.mean(np.abs(ours - given) < 1e-5 * np.abs(ours).max()) > 0.97
+
+
+def test_a_scale_that_is_lost_is_named(module: Any, tmp_path: Path, pictures: Pictures) -> None:
+    network = qat.prepare(copy.deepcopy(module), pictures(8, 1)[0], scales="linear")
+    with torch.no_grad():
+        network.quantizer(0).scale.fill_(torch.nan)
+    with pytest.raises(BadOption, match=r"quantizers\.0: .*Training diverged: lower the rate of scales"):
+        qat.export(network, tmp_path / "m.onnx")
+
+
 def test_what_cannot_be_is_said() -> None:
     with pytest.raises(BadOption, match=r"method 'pact\+best': choose of lsq, pact"):
         method_of("pact+best", "weight")

@@ -46,7 +46,7 @@ class Bits:
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHT_CODES and self.weights not in (None, *range(2, 17)):
-            raise BadOption(f"weight_bits {self.weights!r}: choose 1 (binary) to 16, 'ternary' or 'log2'.")
+            raise BadOption(f"weight_bits {self.weights!r}: choose 1 to 16, 'binary' (as 1), 'ternary' or 'log2'.")
         for name, bits in (("activation_bits", self.activations), ("first_and_last", self.outer)):
             if bits not in (None, *range(2, 17)):
                 raise BadOption(f"{name} {bits!r}: choose 2 to 16.")

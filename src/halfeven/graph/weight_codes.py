@@ -1,7 +1,7 @@
 """Weights in codes of few bits: where their scales begin, and what stands for them in a file.
 
     weight_bits    codes                                          in the file
-    1              the sign (XNOR-Net, arXiv:1603.05279)          -1, 1                    scale alpha
+    1, "binary"    the sign (XNOR-Net, arXiv:1603.05279)          -1, 1                    scale alpha
     "ternary"      -1, 0, 1 (arXiv:1605.04711)                    the same                 scale alpha
     "log2"         0 and signed powers of two, of 4 bits          0, 1, 2, 4, ... 64       scale alpha / 64
     2..7           integers                                       the same
@@ -26,7 +26,12 @@ from halfeven.numerics.logs import LogGrid
 from halfeven.numerics.quantize import fake_quantize, params_of
 from halfeven.numerics.scheme import QParams, ScaleRule, Scheme
 
-WEIGHT_CODES: Mapping[int | str, Grid] = {1: BinaryGrid(), "ternary": TernaryGrid(), "log2": LogGrid(4)}
+WEIGHT_CODES: Mapping[int | str, Grid] = {
+    1: BinaryGrid(),
+    "binary": BinaryGrid(),
+    "ternary": TernaryGrid(),
+    "log2": LogGrid(4),
+}
 SHARES = np.arange(1, 21) / 20
 
 

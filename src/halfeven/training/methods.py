@@ -20,19 +20,22 @@ For v the value, `top` the largest value that codes express and t = tanh(x) / ma
                  is from the staircase. (Gong et al. 2019, arXiv:1908.05033, equations 3 to 8; there alpha is learned.)
     stochastic   `training.rounding`; the seed and the number of draws are a buffer, so a resumed training draws alike
 
-Values that are not changed are those of the plain fake quantizer, to the bit. Names are joined by `+`: "pact+dorefa".
+`dsq` and `stochastic` are for integers; other codes of weights are the nearest all the same. PACT needs scales that are
+learned. Values that are not changed are those of the plain fake quantizer, to the bit. Names are joined by `+`:
+"pact+dorefa".
 
 Moving ranges (Jacob et al. 2018, arXiv:1712.05877, section 3.1) follow the data in place of gradients: `tile_range`.
 """
 
 # mypy: disallow-subclassing-any=False, disallow-untyped-decorators=False
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import log, prod, tanh
 from typing import Any
 
 from halfeven.errors import BadOption
-from halfeven.numerics.grid import Grid, IntGrid
+from halfeven.numerics.grid import INT8, Grid, IntGrid
 from halfeven.numerics.logs import LogGrid
 from halfeven.training.integers import wide
 from halfeven.training.pytorch import Generator, Tensor, torch
@@ -54,8 +57,11 @@ class Method:
     stochastic: bool = False
 
 
-def method_of(names: str, role: str) -> Method:
-    """The method of a quantizer for "activation" or "weight".
+def method_of(names: str, role: str, grid: Grid = INT8) -> Method:
+    """The method of a quantizer for "activation" or "weight" with codes of `grid`.
+
+    What is for integers does nothing to other codes of weights (binary, ternary, log2): those are the nearest, with the
+    straight-through gradient. `idle_methods` says so.
 
     Raises:
         BadOption: a name that is none.
@@ -66,7 +72,28 @@ def method_of(names: str, role: str) -> Method:
             raise BadOption(f"method {names!r}: choose of {', '.join(NAMES)}, several joined by '+'.")
     weight = role == "weight"
     clip, squeeze = "pact" in chosen and not weight, "dorefa" in chosen and weight
-    return Method(clip, squeeze, "dsq" in chosen, "stochastic" in chosen)
+    whole = not weight or isinstance(grid, IntGrid)
+    return Method(clip, squeeze, "dsq" in chosen and whole, "stochastic" in chosen and whole)
+
+
+def idle_methods(names: str, scales: str, learn_zero_point: bool, weights: Collection[Grid]) -> tuple[str, ...]:
+    """What of a choice of methods changes nothing, as sentences for the user; `weights` are the codes of weights."""
+    chosen, said = names.split("+"), []
+    learned = scales in ("log", "linear")
+    if "pact" in chosen and not learned:
+        said.append(
+            f"method 'pact' changes nothing with scales='{scales}': the clip that it learns is a scale, and none is "
+            "learned; choose scales='log' or 'linear'"
+        )
+    if learn_zero_point and scales == "moving":
+        said.append("learn_zero_point changes nothing with scales='moving': zero points follow the ranges")
+    others = sorted({str(grid) for grid in weights if not isinstance(grid, IntGrid)})
+    for name in ("dsq", "stochastic"):
+        if name in chosen and others:
+            said.append(
+                f"method '{name}' is for integer codes: {' and '.join(others)} weights are rounded to the nearest"
+            )
+    return tuple(said)
 
 
 def squeezed(x: Tensor, scale: Tensor, top: float) -> Tensor:

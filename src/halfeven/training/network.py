@@ -4,8 +4,12 @@
     network(x)            what the quantized file computes in float, with gradients; one tensor, or a tuple, or by name
 
 What is quantized, and how, is the plan's: an activation is rounded where an operator reads it, by the quantizer of its
-group, once for all readers; a weight by its own; a bias to int32 codes of scale (input scale * weight scale), as the
-exported file holds it. So the forward pass is the QuantizeLinear/DequantizeLinear graph, in the same order.
+group, once for all readers; a weight by its own; a bias to the codes that the exported file holds (`training.biases`).
+So the forward pass is the QuantizeLinear/DequantizeLinear graph, in the same order.
+
+Ties of feature maps go to the even neighbour, as in the file; with `network.rounding = "device"` where the target's
+device sends them (its `Numerics`). Either holds in training and in evaluation, and what is exported is the same: codes
+of weights and biases are in the file, and how feature maps are rounded is up to what runs it.
 
 Parameters bear the names of the graph's initializers, which for a graph made from a module are those of the module
 (`conv1.weight`); quantizers are `quantizers.GROUP`. All state is in parameters, buffers and what a `state_dict` holds
@@ -23,10 +27,13 @@ from halfeven.graph.plan import Quantizer
 from halfeven.numerics.grid import Grid, IntGrid
 from halfeven.numerics.lsq import OPEN
 from halfeven.numerics.native import Ends
+from halfeven.numerics.rounding import Rounding
 from halfeven.numerics.scheme import QParams
 from halfeven.training.batchnorm import LiveNorm, Normed
+from halfeven.training.biases import bias_codes
 from halfeven.training.clamps import Clamp, clamps_of
-from halfeven.training.fake_quantize import clamped, fake_quantize
+from halfeven.training.fake_quantize import clamped
+from halfeven.training.holding import Fixed, hold, nested
 from halfeven.training.methods import AVERAGE, method_of, step_of
 from halfeven.training.operators import OPERATORS
 from halfeven.training.program import Constants, Instruction, Program
@@ -36,6 +43,7 @@ from halfeven.training.quantizer import FakeQuantizer
 QUANTIZERS, NORMS = "quantizers", "norms"
 Values = dict[str, Any]
 Scales = Literal["log", "linear", "fixed", "moving"]
+Rounds = Literal["file", "device"]
 
 
 class QuantizedNetwork(torch.nn.Module):
@@ -52,6 +60,7 @@ class QuantizedNetwork(torch.nn.Module):
         method: Names of `training.methods`, joined by "+".
         codes: Parameters of the groups that are trained with other codes than the plan's.
         given: Groups whose scale and zero point are the target's own, so that nothing changes them.
+        device_rounding: The rule by which the target's device rounds feature maps, for `rounding = "device"`.
 
     Raises:
         BadOption: a group has no parameters: the plan was not calibrated.
@@ -71,14 +80,17 @@ class QuantizedNetwork(torch.nn.Module):
         method: str = "lsq",
         codes: Mapping[int, QParams[Grid]] | None = None,
         given: Collection[int] = (),
+        device_rounding: Rounding = Rounding.HALF_EVEN,
     ) -> None:
         super().__init__()
         self.program = program
-        self.biases = {g: q.scheme.grid for g, q in groups.items() if q.role == "bias"}
+        self.device_rounding, self._rule = device_rounding, Rounding.HALF_EVEN
+        self.maps = {*program.inputs, *(name for made in program.instructions for name in made.outputs)}
+        self.biases = bias_codes(groups, fixed=scales == "fixed")
         norms = norms or {}
         moving = {name for live in norms.values() for name in (live.norm.mean, live.norm.variance)}
-        self.paths = {n: _hold(self, n, t, learned=n not in moving) for n, t in constants.trained.items()}
-        self.fixed = _Fixed(constants.fixed)
+        self.paths = {n: hold(self, n, t, learned=n not in moving) for n, t in constants.trained.items()}
+        self.fixed = Fixed(constants.fixed)
         self.clamps = clamps_of(program, constants.fixed)
         self.places = {name: f"layer{i}" for i, name in enumerate(norms)}
         self.add_module(NORMS, torch.nn.ModuleDict({self.places[n]: live for n, live in norms.items()}))
@@ -89,10 +101,22 @@ class QuantizedNetwork(torch.nn.Module):
                 how: tuple[Scales, bool] = ("fixed", False) if group in given else (scales, learn_zero_point)
                 layers[str(group)] = _layer(group, quantizer, params, *how, method)
         self.add_module(QUANTIZERS, torch.nn.ModuleDict(layers))
-        self.float_only = False
+        self.float_only, self.rounding = False, "file"
         self.returns: Any = None
         self.origin: Any = None
         self.notes: tuple[str, ...] = ()
+
+    @property
+    def rounding(self) -> Rounds:
+        """Whose rule breaks the ties of feature maps: the "file"'s, half to even, or the target "device"'s."""
+        return self._rounding
+
+    @rounding.setter
+    def rounding(self, whose: Rounds) -> None:
+        if whose not in ("file", "device"):
+            raise BadOption(f"rounding {whose!r}: choose 'file' or 'device'.")
+        self._rounding = whose
+        self._rule = self.device_rounding if whose == "device" else Rounding.HALF_EVEN
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
         """The outputs as the module returned them (`returns`); else a tensor if there is one, else a tuple, in order.
@@ -101,7 +125,7 @@ class QuantizedNetwork(torch.nn.Module):
         """
         found = self.computed(*inputs, **named)
         if self.returns is not None:
-            return _nested(self.returns, dict(zip(self.program.outputs, found, strict=True)))
+            return nested(self.returns, dict(zip(self.program.outputs, found, strict=True)))
         return found[0] if len(found) == 1 else found
 
     def computed(self, *inputs: Tensor, **named: Tensor) -> tuple[Tensor, ...]:
@@ -150,7 +174,7 @@ class QuantizedNetwork(torch.nn.Module):
         for name, group in zip(instruction.inputs, instruction.groups, strict=True):
             if not name:
                 operands.append(None)
-            elif group in self.biases and not self.float_only:
+            elif group is not None and group in self.biases and not self.float_only:
                 operands.append(self._bias(instruction, self._value(values, name), group))
             else:
                 operands.append(self._seen(values, seen, name, group))
@@ -191,8 +215,9 @@ class QuantizedNetwork(torch.nn.Module):
                 weight = self._rounded(groups[1], weight, stretch=stretch)
             if over is not None:
                 weight = weight / over
-            if not self.float_only and rounded and bias is not None and groups[2] in self.biases:
-                bias = self._bias(instruction, bias, groups[2], stretch)
+            coded = groups[2] if rounded and not self.float_only else None
+            if bias is not None and coded is not None and coded in self.biases:
+                bias = self._bias(instruction, bias, coded, stretch)
             return operator(attributes, x, weight, bias)
 
         return live(self.tensors(live.norm, values), plain, quantized)
@@ -204,7 +229,7 @@ class QuantizedNetwork(torch.nn.Module):
         x = self._seen(values, seen, instruction.inputs[0], instruction.groups[0])
         if clamp.group is None or self.float_only:
             return clamped(x, clamp.ends)
-        found = seen[instruction.outputs[0], clamp.group] = self._rounded(clamp.group, x, clamp.ends)
+        found = seen[instruction.outputs[0], clamp.group] = self._rounded(clamp.group, x, clamp.ends, rule=self._rule)
         return found
 
     def tensors(self, norm: Normed, values: Values) -> dict[str, Tensor]:
@@ -217,25 +242,31 @@ class QuantizedNetwork(torch.nn.Module):
         if group is None or self.float_only:
             return value
         if (name, group) not in seen:
-            seen[name, group] = self._rounded(group, value)
+            rule = self._rule if name in self.maps else Rounding.HALF_EVEN  # a constant is stored as codes
+            seen[name, group] = self._rounded(group, value, rule=rule)
         return seen[name, group]
 
-    def _rounded(self, group: int, value: Tensor, ends: Ends = OPEN, stretch: Tensor | None = None) -> Tensor:
+    def _rounded(
+        self,
+        group: int,
+        value: Tensor,
+        ends: Ends = OPEN,
+        stretch: Tensor | None = None,
+        rule: Rounding = Rounding.HALF_EVEN,
+    ) -> Tensor:
         """A tensor, held to the ends of a clamp, through the quantizer of a group, which an error names."""
         try:
-            return self.quantizer(group)(value, ends, stretch)
+            return self.quantizer(group)(value, ends, stretch, rule)
         except BadCalibration as error:
             raise BadCalibration(f"{QUANTIZERS}.{group}: {error}") from error
 
-    def _bias(self, instruction: Instruction, bias: Tensor, group: int | None, stretch: Tensor | None = None) -> Tensor:
-        """The values of int32 codes with the scale (input scale * weight scale), which is not trained through."""
+    def _bias(self, instruction: Instruction, bias: Tensor, group: int, stretch: Tensor | None = None) -> Tensor:
+        """The values of the codes of a layer's bias, whose scale is not trained through."""
         data, weight = (self.quantizer(g) for g in instruction.groups[:2])  # biases stand in such layers only
         with torch.no_grad():
-            scale = step_of(weight.scale_and_zero_point(stretch)[0], weight.scheme.grid).reshape(-1)
-            scale = data.scale_and_zero_point()[0].reshape(-1) * scale
-            scale = scale.reshape((1,) * (bias.ndim - 1) + (-1,))
-        zero = torch.zeros_like(scale, dtype=torch.int32)
-        return fake_quantize(bias, scale, zero, self.biases[group] if group is not None else IntGrid(32))
+            step = step_of(weight.scale_and_zero_point(stretch)[0], weight.scheme.grid)
+            scale = data.scale_and_zero_point()[0]
+        return self.biases[group].values(bias, scale, step)
 
     def quantizer(self, group: int | None) -> FakeQuantizer:
         """The fake quantizer of a group of the plan."""
@@ -286,52 +317,7 @@ def _layer(
         learn_scale=scales in ("log", "linear"),
         logarithmic=scales == "log",
         learn_zero_point=zero and not moving,
-        method=method_of(method, quantizer.role),
+        method=method_of(method, quantizer.role, grid),
         moving=0.0 if not moving else 1.0 if quantizer.role == "weight" else AVERAGE,
         seed=group,
     )
-
-
-class _Fixed(torch.nn.Module):
-    """Tensors by any name, as buffers outside the state_dict; integers stay on the CPU, where shapes are read."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.settings = {name: t for name, t in tensors.items() if not t.is_floating_point()}
-        self.order = {name: f"c{i}" for i, name in enumerate(n for n in tensors if n not in self.settings)}
-        for name, buffer in self.order.items():
-            self.register_buffer(buffer, tensors[name], persistent=False)
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.settings[name] if name in self.settings else getattr(self, self.order[name])
-
-
-def _nested(names: Any, values: Mapping[str, Tensor]) -> Any:
-    """Values in dicts, tuples and lists as their names are."""
-    if isinstance(names, dict):
-        return {key: _nested(part, values) for key, part in names.items()}
-    if isinstance(names, tuple | list):
-        parts = [_nested(part, values) for part in names]
-        return type(names)(*parts) if hasattr(names, "_fields") else type(names)(parts)
-    return None if names is None else values[names]
-
-
-def _hold(root: Any, name: str, tensor: Tensor, *, learned: bool) -> str:
-    """Make a parameter, or a buffer, of a tensor at the dotted path that its name is; beside it where it is taken."""
-    *folders, last = name.split(".")
-    module = root
-    for folder in folders:
-        inner = module._modules.get(folder)
-        if inner is None and (not folder or hasattr(module, folder)):
-            return _hold(root, "_".join((*folders, last)) + "_", tensor, learned=learned)
-        if inner is None:
-            inner = torch.nn.Module()
-            module.add_module(folder, inner)
-        module = inner
-    if not last or hasattr(module, last):
-        return _hold(root, f"{name or 'tensor'}_", tensor, learned=learned)
-    if learned:
-        module.register_parameter(last, torch.nn.Parameter(tensor))
-    else:
-        module.register_buffer(last, tensor)
-    return name if not folders else ".".join((*folders, last))

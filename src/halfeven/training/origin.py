@@ -11,7 +11,7 @@ gets a Clip to the ends of its codes.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -28,9 +28,10 @@ from halfeven.numerics.grid import Grid, IntGrid
 from halfeven.numerics.scheme import QParams, Scheme
 from halfeven.targets import target_named
 from halfeven.training.batchnorm import Kind, LiveNorm, Normed, live_norms
+from halfeven.training.biases import with_biases
 from halfeven.training.derived import derived
-from halfeven.training.methods import step_of
-from halfeven.training.network import QuantizedNetwork, Scales
+from halfeven.training.methods import idle_methods, step_of
+from halfeven.training.network import QUANTIZERS, QuantizedNetwork, Rounds, Scales
 from halfeven.training.program import Constants, Program, constants_of, program_of, tensor_of
 from halfeven.training.pytorch import Tensor, torch
 from halfeven.wording import counted
@@ -72,6 +73,7 @@ def network_of(
     learn_zero_point: bool = False,
     method: str = "lsq",
     codes: Mapping[int, QParams[Grid]] | None = None,
+    rounding: Rounds = "file",
 ) -> QuantizedNetwork:
     """The network that trains a calibrated draft.
 
@@ -84,6 +86,7 @@ def network_of(
         learn_zero_point: Whether zero points are.
         method: Names of `training.methods`, joined by "+".
         codes: Parameters of the groups that are trained with other codes than the draft's.
+        rounding: Whose rule breaks the ties of feature maps, the "file"'s or the target "device"'s.
 
     Raises:
         UnsupportedModel: an operator that PyTorch does not run here.
@@ -117,8 +120,12 @@ def network_of(
         method=method,
         codes=codes,
         given=_given(draft),
+        device_rounding=draft.target.numerics.rounding,
     )
-    network.origin, network.notes = Origin.of(draft), notes
+    network.rounding = rounding
+    weights = [network.quantizer(g).scheme.grid for g, q in draft.plan.groups.items() if q.role == "weight"]
+    idle = idle_methods(method, scales, learn_zero_point, weights)
+    network.origin, network.notes = Origin.of(draft), (*notes, *idle)
     return network
 
 
@@ -187,7 +194,7 @@ def draft_of(network: QuantizedNetwork) -> Draft:
     for group, quantizer in groups.items():
         if quantizer.role == "bias":
             continue
-        own, grid = network.quantizer(group).to_params(stretches.get(group)), quantizer.scheme.grid
+        own, grid = _params(network, group, stretches.get(group)), quantizer.scheme.grid
         other = own.scheme.grid != grid
         if other or network.quantizer(group).method.tanh:
             others.add(group)
@@ -201,7 +208,27 @@ def draft_of(network: QuantizedNetwork) -> Draft:
         groups[group] = replace(quantizer, params=params)
     other_values = {group: stretches.get(group) for group in others}
     plan = _with_values(network, draft.model, replace(draft.plan, groups=groups), other_values)
-    return replace(draft, plan=clip_wires(draft.model, plan, bounds))
+    plan = with_biases(draft.model, plan, network.biases)
+    return replace(draft, plan=clip_wires(draft.model, plan, bounds)).noting(*_held(network))
+
+
+def _params(network: QuantizedNetwork, group: int, stretch: Tensor | None) -> QParams[Grid]:
+    """What a quantizer has been trained to, which an error names."""
+    try:
+        return network.quantizer(group).to_params(stretch)
+    except BadOption as error:
+        raise BadOption(f"{QUANTIZERS}.{group}: {error} Training diverged: lower the rate of scales.") from error
+
+
+def _held(network: QuantizedNetwork) -> Iterator[str]:
+    """Sentences on the quantizers whose scales training has driven to nothing."""
+    for group, layer in getattr(network, QUANTIZERS).items():
+        if count := layer.held_scales():
+            scales = f"{count} of {counted(layer.scale.numel(), 'scale')} is" if count == 1 else f"{count} scales are"
+            yield (
+                f"{QUANTIZERS}.{group}: {scales} driven to nothing by training, and held at 1/1024 of what calibration "
+                "gave: lower the rate of scales, or prepare with scales='log'"
+            )
 
 
 def network_in(module: Any) -> QuantizedNetwork:

@@ -10,6 +10,7 @@
     log_gain          -                  parameter, float32, beside the buffer `scale`, which it multiplies by
                                          exp(log_gain)                  `logarithmic`, ScaleRule.FREE
     zero_point        buffer, int32      parameter, float32; zero point = rint(zero_point)   codes of at most 16 bits
+    least             -                  buffer, float32, in no state_dict: what a scale that is learned is held at
     threshold         buffer, float32    -                         ternary codes; NaN where it is half the scale
     low, high         buffers, float32   -                         `moving`: the range that scale and zero point are of
     draws             buffer, int64      -                         stochastic `method`: seed and number of calls
@@ -29,8 +30,9 @@ the means of `params_of`. `following = False` is the freeze. (Jacob et al. 2018,
 `extra_bits` e gives integer codes so many more bits for a while: scale / 2**e and zero_point * 2**e on a grid of e bits
 more, which has all the values of the own one and the same range, up to a step.
 
-An optimizer may leave what is allowed: scales above zero and finite, logarithms from -126 to 127, zero points that are
-codes. What has left is held at the end that it crossed, and gets a gradient only if descent leads back.
+An optimizer may leave what is allowed: scales of at least 1/1024 of what they began with, and finite, logarithms from
+-126 to 127, zero points that are codes. What has left is held at the end that it crossed, and gets a gradient only if
+descent leads back; `held_scales` counts such scales.
 
 Scales stay float32 in a model that is moved to half precision: they are parts of a grid, not of a network.
 """
@@ -55,10 +57,10 @@ from halfeven.training.fake_quantize import clamped, fake_quantize
 from halfeven.training.methods import Method, clip_learned, generator, softened, squeezed, tile_range
 from halfeven.training.pytorch import Tensor, torch
 from halfeven.training.rounding import How
+from halfeven.training.scales import LOG2_ENDS, Gained, Held, PowerOfTwo
 
 LEAST, MOST = float(np.finfo(np.float32).smallest_subnormal), float(np.finfo(np.float32).max)
-LOG2_ENDS = (-126.0, 127.0)
-MOST_GAIN = 16.0  # a scale that is trained to 1e-7 of what it was has lost its way
+SHARE = 2.0**-10  # of what a scale began with: it is held there when a step of the optimizer would make it less
 
 
 class FakeQuantizer(torch.nn.Module):
@@ -111,6 +113,8 @@ class FakeQuantizer(torch.nn.Module):
         one = torch.ones(scale_shape, dtype=torch.float32)
         beside = learn_scale and logarithmic and not self.log2
         self._hold("log2_scale" if self.log2 else "scale", one - 1 if self.log2 else one, learn_scale and not beside)
+        own = learn_scale and not self.log2 and not beside
+        self.register_buffer("least", torch.full_like(one, LEAST) if own else None, persistent=False)
         self.register_parameter("log_gain", torch.nn.Parameter(torch.zeros_like(one)) if beside else None)
         zero = torch.zeros(scale_shape, dtype=torch.float32 if learn_zero_point else torch.int32)
         self._hold("zero_point", zero, learn_zero_point)
@@ -140,6 +144,8 @@ class FakeQuantizer(torch.nn.Module):
                 layer.threshold.copy_(torch.tensor(params.threshold))
             if not layer.log2:
                 layer.scale.copy_(scale)
+                if layer.least is not None:
+                    layer.least.copy_((scale * SHARE).clamp_min(LEAST))
                 layer._begin_range()
                 return layer
             mantissa, exponent = torch.frexp(scale)
@@ -164,33 +170,40 @@ class FakeQuantizer(torch.nn.Module):
 
     def scale_and_zero_point(self, stretch: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What the next call uses, float32 and whole numbers, as differentiable functions of what is learned."""
-        scale = _PowerOfTwo.apply(self.log2_scale) if self.log2 else self.scale
+        scale = PowerOfTwo.apply(self.log2_scale) if self.log2 else self.scale
         if self.log_gain is not None:
-            scale = _Gained.apply(scale, self.log_gain)
+            scale = Gained.apply(scale, self.log_gain)
         if isinstance(scale, torch.nn.Parameter):
-            scale = _Held.apply(scale, LEAST, MOST, False)
+            scale = Held.apply(scale, self.least, MOST, False)
         if stretch is not None and self._stretches(stretch):
             scale = scale * stretch.reshape(scale.shape)
         zero_point, grid = self.zero_point, self.scheme.grid
         if isinstance(zero_point, torch.nn.Parameter) and isinstance(grid, IntGrid):
-            zero_point = _Held.apply(zero_point, grid.low, grid.high, True)
+            zero_point = Held.apply(zero_point, grid.low, grid.high, True)
         return scale, zero_point
+
+    def held_scales(self) -> int:
+        """How many scales training has driven to nothing or below, so that they are held at the least."""
+        return 0 if self.least is None else int((self.scale <= self.least).sum())
 
     def _stretches(self, stretch: Tensor) -> bool:
         """Whether each channel has a scale of its own, which may be any number."""
         return self.zero_point.numel() == stretch.numel() and self.scheme.scale is ScaleRule.FREE and not self.moving
 
-    def forward(self, x: Tensor, clamp: Ends = OPEN, stretch: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, clamp: Ends = OPEN, stretch: Tensor | None = None, rounding: Rounding | None = None
+    ) -> Tensor:
         """The nearest values, of `x`'s shape and dtype; of `x` held to the ends of `clamp`, if it is given.
 
         `stretch`, above zero, multiplies the scale of each channel; a shared scale, a power of two, or one that moves
-        stays as it is.
+        stays as it is. `rounding` is the rule of this call, in place of the layer's; a stochastic method draws still.
 
         Raises:
             BadOption: a tensor that the scale's shape does not fit.
             BadCalibration: a range that moves has become infinite or NaN.
         """
-        how = self.rounding if self.training or isinstance(self.rounding, Rounding) else Rounding.HALF_EVEN
+        own = self.rounding if self.training or isinstance(self.rounding, Rounding) else Rounding.HALF_EVEN
+        how = own if rounding is None else rounding
         if self.method != Method(stochastic=self.method.stochastic):  # they look at x more than once
             x, clamp = clamped(x, clamp), OPEN
         if self.training and self.following:
@@ -284,58 +297,3 @@ class FakeQuantizer(torch.nn.Module):
 
         super()._apply(moved, recurse)
         return self
-
-
-class _Held(torch.autograd.Function):
-    """The nearest number from low to high, whole if asked; descent passes inside, and outside if it leads back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, low: float, high: float, whole: bool) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.ends = low, high
-        held = x.clamp(low, high)
-        return held.round() if whole else held
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (x,) = ctx.saved_tensors
-        return _leading_back(x, grad, *ctx.ends), None, None, None
-
-
-class _Gained(torch.autograd.Function):
-    """scale * exp(gain), the gain held to its ends; of the gain, as scale is fixed."""
-
-    @staticmethod
-    def forward(ctx: Any, scale: Tensor, gain: Tensor) -> Tensor:
-        found = scale * gain.clamp(-MOST_GAIN, MOST_GAIN).exp()
-        ctx.save_for_backward(gain, found)
-        return found
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        gain, found = ctx.saved_tensors
-        return None, _leading_back(gain, grad * found, -MOST_GAIN, MOST_GAIN)
-
-
-class _PowerOfTwo(torch.autograd.Function):
-    """2**ceil(x), x held to the exponents of normal float32 numbers; made of bits, as exp2 need not be exact."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        exponent = x.clamp(*LOG2_ENDS).ceil().to(torch.int32)
-        scale = ((exponent + 127) << 23).view(torch.float32)
-        ctx.save_for_backward(x, scale)
-        return scale
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale = ctx.saved_tensors
-        return (_leading_back(x, grad * scale * float(np.log(2)), *LOG2_ENDS),)
-
-
-def _leading_back(x: Tensor, grad: Tensor, low: float, high: float) -> Tensor:
-    stray = ((x < low) & (grad > 0)) | ((x > high) & (grad < 0))
-    return torch.where(stray, 0.0, grad)
