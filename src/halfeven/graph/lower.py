@@ -1,5 +1,7 @@
 """From a graph with QuantizeLinear (Q) and DequantizeLinear (DQ) to operators on codes: `halfeven.graph.network`.
 
+Integer operators of the file (QLinearConv, QGemm, ...) become the same operators as their QDQ forms: `graph.unfold`.
+
     x -> Q -> q -> DQ -> Conv -> Relu -> Q -> r -> DQ -> ...     becomes     Q: x -> q;  Conv, clamp (0, inf): q -> r
 
     DQ            vanishes: what reads its output reads the codes. It stays, too, where real numbers are asked for: at
@@ -21,6 +23,7 @@ from halfeven.graph import edit, ops
 from halfeven.graph.clamps import clamp_bounds
 from halfeven.graph.network import Network, Op, Tensor
 from halfeven.graph.pairs import DEQUANTIZE, GRIDS, QUANTIZE, TYPES, dtype_of, is_border, params_at, same, shape_of
+from halfeven.graph.unfold import unfolded
 from halfeven.numerics.scheme import QParams
 
 ACTIVATIONS = ("Relu", "Clip")
@@ -29,12 +32,12 @@ Clamp = tuple[float, float] | None
 
 
 def lower(model: ir.Model) -> Network:
-    """The network of a QDQ model, whose nodes are in order of computation and whose values have names.
+    """The network of a QDQ or QOperator model, whose nodes are in order of computation and whose values have names.
 
     Raises:
         UnsupportedModel: a scale or zero point makes no sense.
     """
-    return _Lowering(model).network()
+    return _Lowering(*unfolded(model)).network()
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,13 @@ class _Tail:
 
 @dataclass
 class _Lowering:
-    """Walks one graph. `codes`: of a DequantizeLinear's output, the codes it would make real."""
+    """Walks one graph. `codes`: of a DequantizeLinear's output, the codes it would make real.
+
+    `explicit`: the nodes that stand for integer operators of the file.
+    """
 
     model: ir.Model
+    explicit: frozenset[ir.Node] = frozenset()
     ops: list[Op] = field(default_factory=list)
     tensors: dict[ir.Value, Tensor] = field(default_factory=dict)
     codes: dict[ir.Value, Tensor] = field(default_factory=dict)
@@ -159,11 +166,21 @@ class _Lowering:
             outputs.append(self._coded(tail.quantize.outputs[0], params))
             self.done.update((*tail.clamps, tail.quantize))
             clamp = tail.bounds
-        operands = [self._moved(node, t, outputs[0]) for t in operands]
+        operands = [self._moved(node, t, outputs[0]) for t in self._as_read(node, operands, outputs)]
         attributes = {k: a.value for k, a in node.attributes.items() if not a.is_ref()}
+        explicit = node in self.explicit
         self.ops.append(
-            Op(node.op_type, _name(node), tuple(operands), tuple(outputs), attributes, clamp, node.domain, node)
+            Op(node.op_type, _name(node), tuple(operands), tuple(outputs), attributes, clamp, node.domain, node, explicit)
         )
+
+    def _as_read(self, node: ir.Node, operands: list[Tensor | None], outputs: list[Tensor]) -> list[Tensor | None]:
+        """Codes that no DequantizeLinear makes real as plain integers, where the operator does not just move them."""
+        moves = any(t.coded for t in outputs) and not node.domain and node.op_type not in ops.QUANTIZED_OPS
+        found: list[Tensor | None] = []
+        for value, tensor in zip(node.inputs, operands, strict=True):
+            raw = tensor is not None and tensor.coded and value not in self.codes and tensor.constant is None
+            found.append(replace(tensor, params=None) if tensor is not None and raw and not moves else tensor)
+        return found
 
     def _moved(self, node: ir.Node, operand: Tensor | None, output: Tensor) -> Tensor | None:
         """A constant of codes with the meaning that the output has, where the operator only moves them."""
@@ -183,6 +200,8 @@ class _Lowering:
             if value.is_graph_output() or len(uses) != 1 or uses[0].idx or uses[0].node.graph is not self.model.graph:
                 return None
             node = uses[0].node
+            if (node in self.explicit) != (value.producer() in self.explicit):
+                return None
             if is_border(node, QUANTIZE):
                 bounds = (low, high) if clamps else None
                 return None if params_at(node) is None else _Tail(node, tuple(clamps), bounds)

@@ -71,6 +71,7 @@ class Op:
 
     `kind` is the ONNX operator's name; `domain` its domain. `inputs` has None where an optional input is left out.
     `clamp`: least and greatest real value of the output, applied before it becomes codes; None: no activation follows.
+    `explicit`: the file itself has it as one operator on codes, so no runtime decides whether it is one.
     """
 
     kind: str
@@ -81,6 +82,7 @@ class Op:
     clamp: tuple[float, float] | None = None
     domain: str = ""
     node: ir.Node | None = None
+    explicit: bool = False
 
     @property
     def reads_codes(self) -> bool:

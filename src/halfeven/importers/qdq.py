@@ -1,5 +1,7 @@
 """From ONNX with QuantizeLinear (Q) and DequantizeLinear (DQ), by whatever tool, to a float model and a plan.
 
+Integer operators (QLinearConv, QGemm, ...) are unfolded to such pairs first: `graph.unfold`.
+
     value -> Q -> DQ -> readers          a site: the value as all its readers see it, or as each of these does
     codes, constant -> DQ -> reader      a float32 initializer and a site of role weight, or bias (int32, at its port)
     number, constant -> Q -> DQ -> ...   the same, from the numbers that stand there
@@ -28,12 +30,14 @@ from halfeven.graph.names import name_everything
 from halfeven.graph.plan import Plan
 from halfeven.graph.prepare import inline_functions
 from halfeven.graph.shapes import infer_shapes
+from halfeven.graph.unfold import unfold
+from halfeven.importers.qdq_moves import clamps_first
 from halfeven.importers.qdq_pairs import Reading
 from halfeven.targets.target import Target
 
 
 def draft_of(model: ir.Model, target: Target) -> Draft:
-    """The float model and the plan that a QDQ model stands for; `model` is left as it is.
+    """The float model and the plan that a QDQ or QOperator model stands for; `model` is left as it is.
 
     Raises:
         UnsupportedModel: it has no Q or DQ with constant scales, or one of them makes no sense.
@@ -43,6 +47,9 @@ def draft_of(model: ir.Model, target: Target) -> Draft:
     name_everything(copy)
     notes += lift_constants(copy)
     notes += fold_constants(copy)
+    if unfold(copy):
+        clamps_first(copy)
+        name_everything(copy)
     reading = Reading(copy, target)
     plan = reading.plan()
     if not plan.sites:

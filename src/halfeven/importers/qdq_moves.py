@@ -2,10 +2,12 @@
 
     u -> op -> DQ           becomes   u -> DQ -> op -> Q -> DQ     where op only moves codes; all with one scale
     constant -> op -> DQ    becomes   constant -> DQ -> op
+    Q -> DQ -> Relu -> Q    becomes   Relu -> Q                    in files with integer operators; Clip likewise
     Q -> DQ -> Q' -> DQ'    becomes   Q -> DQ                      if both have the same parameters
                             else      Q -> DQ -> Identity -> Q' -> DQ'
 
-Each computes the same integers as before: dequantizing and quantizing again by the same parameters changes no code.
+Each computes the same integers as before: dequantizing and quantizing again by the same parameters changes no code, and
+rounding keeps order, so that a clamp may come before it.
 """
 
 import onnx_ir as ir
@@ -78,6 +80,26 @@ def _pull(mover: ir.Node, dq: ir.Node, names: set[str]) -> None:
         else:
             out.replace_all_uses_with(codes)
         edit.remove(reader)
+
+
+def clamps_first(model: ir.Model) -> None:
+    """Let a Relu or Clip between codes of the same parameters work before the first become codes, in place."""
+    for clamp in list(model.graph):
+        if clamp.op_type not in ("Relu", "Clip") or clamp.domain or clamp.graph is None or clamp.inputs[0] is None:
+            continue
+        dq, after = clamp.inputs[0].producer(), [use.node for use in clamp.outputs[0].uses()]
+        codes = dq.inputs[0] if dq is not None and is_border(dq, DEQUANTIZE) else None
+        q = codes.producer() if codes is not None else None
+        if dq is None or q is None or not is_border(q, QUANTIZE) or len(after) != 1 or not is_border(after[0], QUANTIZE):
+            continue
+        chain = [q.outputs[0], dq.outputs[0]]
+        found = [params_at(node) for node in (q, dq, after[0])]
+        if any(len(v.uses()) != 1 or v.is_graph_output() for v in chain) or None in found:
+            continue
+        if q.inputs[0] is not None and all(p is not None and found[0] is not None and same(p, found[0]) for p in found):
+            clamp.replace_input_with(0, q.inputs[0])
+            edit.remove(dq)
+            edit.remove(q)
 
 
 def chains_apart(model: ir.Model, names: set[str]) -> None:

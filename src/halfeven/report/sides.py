@@ -26,6 +26,7 @@ from halfeven.graph.lower import lower
 from halfeven.graph.names import name_everything
 from halfeven.graph.network import Network, Tensor
 from halfeven.graph.ops import QUANTIZED_OPS
+from halfeven.graph.unfold import on_codes
 from halfeven.importers.litert.reader import import_tflite
 from halfeven.importers.models import is_tflite, read_as_stored
 from halfeven.importers.qdq import draft_of
@@ -45,11 +46,21 @@ SUFFIX = "_quantized"
 
 
 def fitting(model: ir.Model, draft: Draft | None, data: Sequence[tuple[str, Batch]], format: str) -> Draft:
-    """What is exported: the draft itself where its codes are the format's, else one of the model, for its target."""
+    """What is exported: the draft itself where its codes are the format's, else one of the model, for its target.
+
+    Raises:
+        UnsupportedModel: the model holds no codes, or an integer operator that has no QDQ form.
+    """
     target = target_named(target_of(format))
     if draft is not None and not as_target_takes(draft.plan, target)[1]:
         return draft if draft.shapes else pipeline(Trace())(draft, data[:1])
     read = draft_of(model.clone(), target)
+    left = next((node for node in read.model.graph if on_codes(node)), None)
+    if left is not None:
+        raise UnsupportedModel(
+            f"{left.op_type} '{left.name}' computes on codes in a form that no plan holds, so a {format} file cannot be "
+            "written of it. Give the model in QDQ form, with QuantizeLinear and DequantizeLinear."
+        )
     return pipeline(Trace())(replace(read, plan=as_target_takes(read.plan, target)[0]), data[:1])
 
 

@@ -39,6 +39,11 @@ def all_of(*grids: IntGrid) -> Condition:
     return holds
 
 
+def explicit(op: Op, _: Network) -> bool:
+    """The file has the operator on codes: nothing else decides on its kernel."""
+    return op.explicit
+
+
 def coded_output(op: Op, _: Network) -> bool:
     """The outputs are codes."""
     return all(t.coded for t in op.outputs)

@@ -154,7 +154,8 @@ class IntegerExecutor:
             found = region(fed)
             for tensor in wanted:
                 if tensor.coded:
-                    values[tensor.name] = to_codes(tensor, found[real_of(tensor.name)], quantizer)
+                    made = found[real_of(tensor.name)]  # integers where the operator worked on integers
+                    values[tensor.name] = made if made.dtype.kind in "iu" else to_codes(tensor, made, quantizer)
                 else:
                     values[tensor.name] = found[tensor.name]
 

@@ -32,6 +32,7 @@ from halfeven.run.integer.conditions import (
     all_of,
     coded_bias,
     coded_output,
+    explicit,
     idle_clamp,
     no_real_bias,
     one_scale,
@@ -64,6 +65,7 @@ def _rules(layer: Layer, add: Addition, mul: Requant, softmax: Softmax, signed: 
     both = (all_of(UINT8, INT8), one_scale(0, 1), coded_output, idle_clamp)
     return (
         *BORDERS,
+        *_explicit_rules(layer, add, mul, softmax),
         Rule(("Conv",), layer, (types(*rows), coded_output, idle_clamp, coded_bias(), one_scale(0), spatial(1, 2, 3))),
         Rule(("MatMul",), layer, (types(*rows), coded_output, idle_clamp, one_scale(0))),
         Rule(("MatMul",), layer, (types(*rows), real_output, one_scale(0))),
@@ -78,6 +80,20 @@ def _rules(layer: Layer, add: Addition, mul: Requant, softmax: Softmax, signed: 
         Rule(("Concat",), Joined(), (all_of(UINT8, INT8), coded_output, idle_clamp)),
         Rule(MOVES, Moved(), (same_params, types((UINT8,), (INT8,)))),
         Rule(KINDS, Explicit(layer.requant, layer.pairs)),
+    )
+
+
+def _explicit_rules(layer: Layer, add: Addition, mul: Requant, softmax: Softmax) -> tuple[Rule, ...]:
+    """The kernels of operators that the file itself has on codes: of any sign, with any neighbours."""
+    return (
+        Rule(("Conv", "MatMul", "Gemm"), layer, (explicit,)),
+        Rule(("Add",), Sum(add), (explicit,)),
+        Rule(("Mul",), Product(mul), (explicit,)),
+        Rule(("GlobalAveragePool",), GlobalMean(), (explicit,)),
+        Rule(("AveragePool",), WindowMean(), (explicit,)),
+        Rule(("Sigmoid", "LeakyRelu", "Relu", "Clip"), Table(), (explicit,)),
+        Rule(("Softmax",), softmax, (explicit,)),
+        Rule(("Concat",), Joined(), (explicit,)),
     )
 
 

@@ -43,7 +43,9 @@ def with_unsigned_pairs(network: Network) -> Network:
     """The same, and the int8 codes that become uint8 codes."""
     network = with_coded_constants(network)
     graphs = {op.node.graph for op in network.ops if op.node is not None}
-    names = {q.outputs[0].name for graph in graphs if isinstance(graph, ir.Graph) for q, _ in pairs(graph)}
+    explicit = {op.node for op in network.ops if op.explicit}
+    found = [pair for graph in graphs if isinstance(graph, ir.Graph) for pair in pairs(graph)]
+    names = {q.outputs[0].name for q, dq in found if not explicit & _around(q, dq)}
     turned = {
         t.name: replace(t, dtype=ir.DataType.UINT8, params=_unsigned(t.params))
         for op in network.ops
@@ -51,6 +53,12 @@ def with_unsigned_pairs(network: Network) -> Network:
         if t.params is not None and t.name in names
     }
     return replace(network, ops=tuple(_with(op, turned) for op in network.ops))
+
+
+def _around(q: ir.Node, dq: ir.Node) -> set[ir.Node | None]:
+    """What makes the number that becomes codes, and what reads it again: an integer operator has no Q or no DQ there."""
+    source = q.inputs[0]
+    return {None if source is None else source.producer(), *(use.node for use in dq.outputs[0].uses())}
 
 
 def _unsigned(params: QParams) -> QParams:

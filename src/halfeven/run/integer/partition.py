@@ -23,7 +23,7 @@ class Partition:
     def __post_init__(self) -> None:
         ops = self.network.ops
         self.part = list(range(len(ops)))
-        self._maker = {t.name: i for i, op in enumerate(ops) for t in op.outputs}
+        self._maker = {t.name: (i, t) for i, op in enumerate(ops) for t in op.outputs}
         self._reads = [self._made(op) for op in ops]
         self._readers: list[set[int]] = [set() for _ in ops]
         for i, reads in enumerate(self._reads):
@@ -38,7 +38,7 @@ class Partition:
 
     def _made(self, op: Op) -> list[tuple[int, Tensor]]:
         seen = [t for t in (*op.inputs, *outer(op)) if t is not None and t.name in self._maker]
-        return [(self._maker[t.name], t) for t in seen]
+        return [self._maker[t.name] for t in seen]
 
     def _join(self, maker: int, reader: int) -> None:
         """Join two parts if no path between them leaves them."""

@@ -211,7 +211,7 @@ def real_values(op: Op, x: Array) -> Array:
     source, made = op.inputs[0], op.outputs[0]
     assert source is not None
     plain = replace(source, shape=None)
-    return Region([replace(op, inputs=(plain,))], [made], PLAIN)({_name(source): x})[_name(made)]
+    return Region([replace(op, inputs=(plain, *op.inputs[1:]))], [made], PLAIN)({_name(source): x})[_name(made)]
 
 
 def code_run(op: Op) -> Run:
