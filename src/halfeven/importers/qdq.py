@@ -30,7 +30,7 @@ from halfeven.graph.names import name_everything
 from halfeven.graph.plan import Plan
 from halfeven.graph.prepare import inline_functions
 from halfeven.graph.shapes import infer_shapes
-from halfeven.graph.unfold import unfold
+from halfeven.graph.unfold import on_codes, unfold
 from halfeven.importers.qdq_moves import clamps_first
 from halfeven.importers.qdq_pairs import Reading
 from halfeven.targets.target import Target
@@ -53,6 +53,7 @@ def draft_of(model: ir.Model, target: Target) -> Draft:
     reading = Reading(copy, target)
     plan = reading.plan()
     if not plan.sites:
+        refuse_codes(copy)
         raise UnsupportedModel(
             "The model has no QuantizeLinear or DequantizeLinear with constant scales, so there is no plan in it. "
             "`halfeven quantize` makes one of a float model."
@@ -60,6 +61,20 @@ def draft_of(model: ir.Model, target: Target) -> Draft:
     name_everything(copy)
     infer_shapes(copy)
     return Draft(copy, target, plan).noting(*notes, *reading.said())
+
+
+def refuse_codes(model: ir.Model) -> None:
+    """Refuse an integer operator that is left because it has no QDQ form.
+
+    Raises:
+        UnsupportedModel: there is one.
+    """
+    left = next((node for node in model.graph if on_codes(node)), None)
+    if left is not None:
+        raise UnsupportedModel(
+            f"{left.op_type} '{left.name}' computes on codes in a form that no plan can hold, so that no other file can be "
+            "written of it. Give the model in QDQ form, with QuantizeLinear and DequantizeLinear."
+        )
 
 
 def plan_of_onnx(path: Path, model: ir.Model | None, target: Target) -> Plan:

@@ -26,10 +26,9 @@ from halfeven.graph.lower import lower
 from halfeven.graph.names import name_everything
 from halfeven.graph.network import Network, Tensor
 from halfeven.graph.ops import QUANTIZED_OPS
-from halfeven.graph.unfold import on_codes
 from halfeven.importers.litert.reader import import_tflite
 from halfeven.importers.models import is_tflite, read_as_stored
-from halfeven.importers.qdq import draft_of
+from halfeven.importers.qdq import draft_of, refuse_codes
 from halfeven.importers.shifting import as_target_takes
 from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import machine_named
@@ -55,12 +54,7 @@ def fitting(model: ir.Model, draft: Draft | None, data: Sequence[tuple[str, Batc
     if draft is not None and not as_target_takes(draft.plan, target)[1]:
         return draft if draft.shapes else pipeline(Trace())(draft, data[:1])
     read = draft_of(model.clone(), target)
-    left = next((node for node in read.model.graph if on_codes(node)), None)
-    if left is not None:
-        raise UnsupportedModel(
-            f"{left.op_type} '{left.name}' computes on codes in a form that no plan holds, so a {format} file cannot be "
-            "written of it. Give the model in QDQ form, with QuantizeLinear and DequantizeLinear."
-        )
+    refuse_codes(read.model)
     return pipeline(Trace())(replace(read, plan=as_target_takes(read.plan, target)[0]), data[:1])
 
 
