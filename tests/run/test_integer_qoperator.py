@@ -12,7 +12,6 @@ import pytest
 
 import halfeven
 from halfeven.draft import Draft, pipeline
-from halfeven.errors import UnsupportedModel
 from halfeven.exporters.onnx import to_qdq
 from halfeven.exporters.qoperator import to_qoperator
 from halfeven.graph.lower import lower
@@ -21,7 +20,6 @@ from halfeven.importers.qdq import draft_of
 from halfeven.numerics.scheme import QParams
 from halfeven.report.conform import conform
 from halfeven.report.judging import judged
-from halfeven.report.simulate import simulate
 from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import machine_named, this_machine
 from halfeven.run.ort import OrtExecutor
@@ -110,7 +108,9 @@ def test_integer_operators_are_layers_like_those_of_the_qdq_file(
     text, expected = NETWORKS[name]
     model = build(text)
     data = samples(model, 6)
-    draft = pipeline(Observe(), Calibrate(method="minmax"))(placed(model, replace(TARGETS[target], costs=UNIFORM), data), data)
+    draft = pipeline(Observe(), Calibrate(method="minmax"))(
+        placed(model, replace(TARGETS[target], costs=UNIFORM), data), data
+    )
     draft = tied(draft) if ties else draft
     qdq, file = to_qdq(draft), to_qoperator(to_qdq(draft))[0]
     name_everything(qdq)
@@ -169,7 +169,10 @@ def test_an_operator_alone_has_the_machine_s_kernel(
     assert_the_runtime_s(file, data, 2)
     for machine in ("onnxruntime@x86-vnni", "onnxruntime@x86-avx2", "onnxruntime@arm64"):
         signed = "+int8" if kind == "int8" and "x86" in machine else ""
-        one, other = IntegerExecutor(lower(qdq), machine_named(machine + signed)), IntegerExecutor(lower(file), machine_named(machine))
+        one, other = (
+            IntegerExecutor(lower(qdq), machine_named(machine + signed)),
+            IntegerExecutor(lower(file), machine_named(machine)),
+        )
         assert [op for op in other.integer_ops if op.explicit]
         for _, feeds in data:
             np.testing.assert_array_equal(other(feeds, ["l"])["l"], one(feeds, ["l"])["l"], err_msg=machine)
@@ -180,7 +183,9 @@ def test_signed_integer_operators_are_integer_on_x86_whatever_the_session_says(
 ) -> None:
     model = build(NETWORKS["sums and products"][0])
     data = samples(model, 6)
-    draft = pipeline(Observe(), Calibrate(method="minmax"))(placed(model, replace(TARGETS["onnxruntime-arm"], costs=UNIFORM), data), data)
+    draft = pipeline(Observe(), Calibrate(method="minmax"))(
+        placed(model, replace(TARGETS["onnxruntime-arm"], costs=UNIFORM), data), data
+    )
     executor = IntegerExecutor(lower(to_qoperator(to_qdq(draft))[0]), machine_named("onnxruntime@x86-vnni"))
     kinds = [op.kind for op in executor.integer_ops if op.explicit]
     assert kinds == ["Conv", "Add", "Mul", "Add", "Conv"]
@@ -230,15 +235,13 @@ CLAMPED = (
 
 
 @pytest.mark.parametrize("clamp", ["Max(c, o)", "Max(c, top)", "Min(c, top)", "Clip(c, o, top)", "Clip(c, , top)"])
-def test_clamps_on_codes_are_computed_and_go_back_into_their_layer(
-    build: Build, samples: Samples, clamp: str
-) -> None:
+def test_clamps_on_codes_are_computed_and_go_back_into_their_layer(build: Build, samples: Samples, clamp: str) -> None:
     file = build(CLAMPED % clamp, w=np.array([[90, -110], [-70, 120]]).reshape(2, 2, 1, 1))
     name_everything(file)
     data = samples(file, 3, 40.0)
     assert_the_runtime_s(file, data, 3)
     draft = draft_of(file, TARGETS["onnxruntime"])
-    assert [n.op_type for n in draft.model.graph][0] == "Conv"
+    assert draft.model.graph[0].op_type == "Conv"
     assert len([n for n in to_qdq(draft).graph if n.op_type == "QuantizeLinear"]) == 2
     for _, feeds in data:
         again = OrtExecutor(to_qdq(draft), optimize=False)(feeds)["y"]

@@ -110,6 +110,31 @@ def test_the_executor_gives_the_recorded_integers(name: str) -> None:
     np.testing.assert_array_equal(found, CASES[name]["y"])
 
 
+def of_the_runtime(kind: str, case: Case) -> tuple[ModelProto, Case]:
+    """QLinearAdd, QLinearMul or QGemm as an operator on codes."""
+    a, b, y = ("x", "w", "y") if kind == "QGemm" else ("a", "b", "c")
+    constants = params(case, a + b + y, {a: case[a].dtype, b: case[b].dtype, y: case["y"].dtype})
+    feeds = {a: case[a]} if kind == "QGemm" else {a: case[a], b: case[b]}
+    names = [f"{k}{t}" for t in (a, b) for k in ("", "s", "z")]
+    if kind == "QGemm":
+        constants |= {"w": case["w"], "bias": case["b"]}
+        names.append("bias")
+    node = helper.make_node(kind, [*names, f"s{y}", f"z{y}"], ["y"], domain="com.microsoft")
+    proto = model([node], feeds, constants)
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return proto, feeds
+
+
+@pytest.mark.parametrize("name", sorted(name for name in CASES if "MatMulInteger" not in name))
+def test_as_operators_on_codes_they_need_no_session_that_allows_int8(name: str) -> None:
+    kind, case = name.split("/")[1].split("_")[0], CASES[name]
+    proto, feeds = (of_the_runtime if kind in ("QLinearAdd", "QLinearMul", "QGemm") else explicit)(kind, case)
+    executor = IntegerExecutor(lower(ir.from_proto(proto)), machine_named(MACHINES[name.split("/")[0]]))
+    assert [op.explicit for op in executor.integer_ops] == [True]
+    assert executor.tensors["y"].coded
+    np.testing.assert_array_equal(executor(feeds)["y"], case["y"])
+
+
 def test_litert_on_arm64_multiplies_by_one_row_in_a_way_of_its_own() -> None:
     with np.load(GOLDEN / "litert_gemv.npz") as held:
         case = {field: np.squeeze(held[field]) for field in held.files}

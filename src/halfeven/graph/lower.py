@@ -170,7 +170,17 @@ class _Lowering:
         attributes = {k: a.value for k, a in node.attributes.items() if not a.is_ref()}
         explicit = node in self.explicit
         self.ops.append(
-            Op(node.op_type, _name(node), tuple(operands), tuple(outputs), attributes, clamp, node.domain, node, explicit)
+            Op(
+                node.op_type,
+                _name(node),
+                tuple(operands),
+                tuple(outputs),
+                attributes,
+                clamp,
+                node.domain,
+                node,
+                explicit,
+            )
         )
 
     def _as_read(self, node: ir.Node, operands: list[Tensor | None], outputs: list[Tensor]) -> list[Tensor | None]:

@@ -1,7 +1,7 @@
 """Integer operators of a file (QOperator), each unfolded to DequantizeLinear (DQ) -> operator -> QuantizeLinear (Q).
 
     QLinearConv, QLinearMatMul                                ONNX            Conv, MatMul
-    QGemm, MatMulIntegerToFloat                               com.microsoft   Gemm, MatMul; real where no output scale is
+    QGemm, MatMulIntegerToFloat                               com.microsoft   Gemm, MatMul; real without an output scale
     QLinearAdd, QLinearMul, QLinearConcat                     com.microsoft   Add, Mul, Concat
     QLinearAveragePool, QLinearGlobalAveragePool              com.microsoft   AveragePool, GlobalAveragePool
     QLinearSigmoid, QLinearLeakyRelu, QLinearSoftmax          com.microsoft   Sigmoid, LeakyRelu, Softmax
@@ -31,8 +31,10 @@ Ports = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Form:
-    """Where an integer operator has what: ports of codes, scale and zero point of each operand, of the output's scale
-    (the zero point is behind it), of int32 biases. `alone`: attributes that the real operator has not.
+    """Where an integer operator has what.
+
+    Ports of codes, scale and zero point of each operand; of the output's scale, behind which is its zero point; of the
+    int32 bias. `alone`: attributes that the real operator has not.
     """
 
     kind: str
@@ -132,11 +134,11 @@ class _Unfolding:
         graph = self.model.graph
         stated = [(node, found) for node in graph if (found := stated_by(node)) is not None]
         self.known.update({v: m for node, (v, m) in stated if node.op_type == QUANTIZE})
-        operators = [(node, found) for node in graph if (found := self._operator(node)) is not None]
-        self.known.update({node.outputs[0]: op.output for node, op in operators if op.output is not None})
+        operators = [(node, op) for node in graph if (op := self._operator(node)) is not None]
+        self.known.update({node.outputs[0]: o.output for node, o in operators if o.output is not None})
         carry(graph, self.known)
         read = [pair for node, pair in stated if node.op_type == DEQUANTIZE]
-        read += [(v, m) for _, op in operators for v, m in op.operands if m.single]
+        read += [(v, m) for _, o in operators for v, m in o.operands if m.single]
         for value, meaning in read:
             if ops.constant_of(value) is None:
                 self.known.setdefault(value, meaning)

@@ -72,8 +72,8 @@ def refuse_codes(model: ir.Model) -> None:
     left = next((node for node in model.graph if on_codes(node)), None)
     if left is not None:
         raise UnsupportedModel(
-            f"{left.op_type} '{left.name}' computes on codes in a form that no plan can hold, so that no other file can be "
-            "written of it. Give the model in QDQ form, with QuantizeLinear and DequantizeLinear."
+            f"{left.op_type} '{left.name}' computes on codes in a form that no plan can hold, so that no other "
+            "file can be written of it. Give the model in QDQ form, with QuantizeLinear and DequantizeLinear."
         )
 
 

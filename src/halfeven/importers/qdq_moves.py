@@ -90,7 +90,13 @@ def clamps_first(model: ir.Model) -> None:
         dq, after = clamp.inputs[0].producer(), [use.node for use in clamp.outputs[0].uses()]
         codes = dq.inputs[0] if dq is not None and is_border(dq, DEQUANTIZE) else None
         q = codes.producer() if codes is not None else None
-        if dq is None or q is None or not is_border(q, QUANTIZE) or len(after) != 1 or not is_border(after[0], QUANTIZE):
+        if (
+            dq is None
+            or q is None
+            or not is_border(q, QUANTIZE)
+            or len(after) != 1
+            or not is_border(after[0], QUANTIZE)
+        ):
             continue
         chain = [q.outputs[0], dq.outputs[0]]
         found = [params_at(node) for node in (q, dq, after[0])]

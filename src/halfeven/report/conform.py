@@ -93,7 +93,7 @@ def conform(
 ) -> Conformity:
     """Run a quantized `model` on `data` in runtimes and simulators.
 
-    `model` is ONNX with QuantizeLinear and DequantizeLinear, or a calibrated draft.
+    `model` is ONNX with QuantizeLinear and DequantizeLinear or with integer operators, or a calibrated draft.
 
     Raises:
         BadOption: there is no such runtime.

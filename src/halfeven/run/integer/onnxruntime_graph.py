@@ -56,7 +56,7 @@ def with_unsigned_pairs(network: Network) -> Network:
 
 
 def _around(q: ir.Node, dq: ir.Node) -> set[ir.Node | None]:
-    """What makes the number that becomes codes, and what reads it again: an integer operator has no Q or no DQ there."""
+    """What makes the number that becomes codes, and what reads it again; an integer operator has no Q or DQ there."""
     source = q.inputs[0]
     return {None if source is None else source.producer(), *(use.node for use in dq.outputs[0].uses())}
 
