@@ -177,8 +177,10 @@ def with_outputs(model: ir.Model, names: Collection[str]) -> ir.Model:
     return clone
 
 
-def observe(model: ir.Model, feeds: Batch, label: str = "") -> tuple[dict[str, tuple[int, ...]], dict[str, float]]:
-    """Shapes of all values of the top graph in one run, and the magnitude of those of 1e8 and more.
+def observe(
+    model: ir.Model, feeds: Batch, label: str = "", sized: Collection[str] = ()
+) -> tuple[dict[str, tuple[int, ...]], dict[str, float]]:
+    """Shapes of all values of the top graph in one run, and the magnitude of `sized` and of those of 1e8 and more.
 
     Values that the runtime cannot return (sequences, optionals) are left out.
     """
@@ -186,7 +188,8 @@ def observe(model: ir.Model, feeds: Batch, label: str = "") -> tuple[dict[str, t
     found = {**feeds, **OrtExecutor(model, tuple(wanted), optimize=False)(feeds, label)}
     arrays = {k: v for k, v in found.items() if isinstance(v, np.ndarray)}
     shapes = {k: v.shape for k, v in arrays.items()}
-    return shapes, {k: size for k, v in arrays.items() if v.dtype.kind == "f" and (size := _size(v)) >= HUGE}
+    sizes = {k: _size(v) for k, v in arrays.items() if v.dtype.kind == "f"}
+    return shapes, {k: size for k, size in sizes.items() if size >= HUGE or k in sized}
 
 
 HUGE = 1e8

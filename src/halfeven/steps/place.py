@@ -22,6 +22,7 @@ from halfeven.numerics.quantize import fake_quantize, params_of
 from halfeven.numerics.scheme import PER_TENSOR, QParams, Scheme, ZeroRule, per_channel
 from halfeven.run.ort import HUGE
 from halfeven.stats.distance import sqnr_db
+from halfeven.steps.heads import heads
 from halfeven.steps.regions import Unit, choose, make_units
 from halfeven.steps.weights import Mode, Packing, place_weights
 from halfeven.steps.widths import in_widths, refuse_idle
@@ -83,7 +84,7 @@ class Place:
             )
             kept = {**_rough_tables(draft.model, draft.target), **kept, **_inner(draft.model)}
             return place_weights(draft, self.mode, kept, packed, every=self.prefer == "size")
-        reasons = {**_rough_tables(draft.model, draft.target), **_masks(draft), **_post_processing(draft.model)}
+        reasons = {**_rough_tables(draft.model, draft.target), **_masks(draft), **heads(draft.model, draft.huge)}
         reasons.update(_shape_arithmetic(draft.model))
         reasons.update(_kept(draft.model, self.keep_float))
         target, said = in_widths(draft.target, self.bits, self.conv_bits, self.activation_bits)
@@ -110,22 +111,6 @@ def _matches(node: ir.Node, pattern: str) -> bool:
     return pattern in (node.name, node.op_type) or fnmatchcase(node.name or "", pattern)
 
 
-def _post_processing(model: ir.Model) -> dict[str, str]:
-    """What leads from the last layers to NonMaxSuppression and its kin, and all that follows."""
-    found: dict[str, str] = {}
-    for end in (node for node in model.graph if node.op_type in ops.POST_OPS):
-        reason = f"post-processing around {end.op_type} '{end.name}': boxes and scores must not share a scale"
-        for step in (ir.Node.predecessors, ir.Node.successors):
-            seen, queue = {end}, [end]
-            while queue:
-                node = queue.pop()
-                found.setdefault(node.name or "", reason)
-                following = [n for n in step(node) if n not in seen and not ops.is_layer(n)]
-                seen.update(following)
-                queue += following
-    return found
-
-
 def _shape_arithmetic(model: ir.Model) -> dict[str, str]:
     """What is computed from shapes alone, in whatever type."""
     made: set[ir.Value] = set()
@@ -140,7 +125,8 @@ def _shape_arithmetic(model: ir.Model) -> dict[str, str]:
 
 def _masks(draft: Draft) -> dict[str, str]:
     """Nodes that touch values of astronomic size, such as attention masks of -3.4e38."""
-    huge = {**_huge_constants(draft.model), **draft.huge}
+    seen = {name: size for name, size in draft.huge.items() if size >= HUGE}
+    huge = {**_huge_constants(draft.model), **seen}
     found: dict[str, str] = {}
     for node in draft.model.graph:
         for value in (*node.inputs, *node.outputs):

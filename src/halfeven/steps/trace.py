@@ -5,11 +5,12 @@ from typing import ClassVar
 
 from halfeven.draft import Draft, Progress, Samples
 from halfeven.run.ort import first, observe
+from halfeven.steps.heads import joined_at_the_end
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Record every value's shape, and which values are astronomic, in one run of the first sample."""
+    """Record every value's shape, and the size of astronomic ones and of what the end joins, in a run of one sample."""
 
     name: ClassVar[str] = "trace"
 
@@ -20,7 +21,8 @@ class Trace:
         sample = first(data)
         if sample is None:
             return replace(draft, shapes=_stated(draft))
-        shapes, huge = observe(draft.model, sample[1], sample[0])
+        joined = {name for _, names in joined_at_the_end(draft.model) for name in names}
+        shapes, huge = observe(draft.model, sample[1], sample[0], joined)
         return replace(draft, shapes={**_stated(draft), **shapes}, huge=huge)
 
 
