@@ -7,8 +7,8 @@ common; sizes are odd, below and above the lengths of vectors; windows are strid
 nothing follows; the output is codes or real numbers. What is printed is how many codes, and real numbers bit for bit,
 differ.
 
-The machine is that of the processor: ncnn@x86 or ncnn@arm64. For Arm under an emulator, with a Python for it and the
-wheels of NumPy, ONNX, ONNX Runtime, onnx-ir and ncnn:
+The machine is that of the processor: ncnn@x86, ncnn@x86-amd or ncnn@arm64. For Arm under an emulator, with a Python
+for it and the wheels of NumPy, ONNX, ONNX Runtime, onnx-ir and ncnn:
 
     qemu-aarch64 -cpu cortex-a76 -L ROOT ROOT/usr/bin/python3.11 benchmarks/exactness_ncnn.py
 """

@@ -6,7 +6,7 @@
     fused          fma(a, f32(1 / p), bias)        Convolution; some depthwise kernels
     separate       f32(a f32(1 / p)) + bias        InnerProduct; some depthwise kernels
     divided        f32(a / p) + bias               depthwise on Arm64
-    approximate    f32(a rcp(p)) + bias            depthwise on x86 of channels that are a multiple of 8
+    intel, amd     f32(a rcp(p)) + bias            depthwise on x86 of channels that are a multiple of 8
 
     code = clip(half_away(f32(real s_out)), -127, 127)
 
@@ -14,16 +14,9 @@ Fused sums behind which Arm64 has a Relu are folded where codes follow, the scal
 
     code = clip(half_away(max(fma(a, f32(f32(1 / p) s_out), f32(bias s_out)), 0)), -127, 127)
 
-`rcp` is RCPPS, the processor's approximate reciprocal. On Intel's processors that is a table of 2048 entries: of
-x = m 2**e, 1 <= m < 2, the first 11 bits of m's fraction, i, name an interval, and
+`rcp` is RCPPS, the processor's approximate reciprocal, which each vendor has a table of its own for (`rcpps`).
 
-    rcp(x) = half_even(2**13 / (1 + (i + 1/2) / 2048)) 2**-13 2**-e
-
-off from 1 / x by 2**-11.9 at most; infinite for what is less than 2**-126, zero where the result would be. AMD's tables
-are others.
-
-Sources: ncnn 20261020 src/layer/{x86,arm}/{convolution,convolutiondepthwise,innerproduct}_*.cpp, measured; RCPPS read
-out for all 2**23 significands on an Intel Xeon (Sapphire Rapids): no entry differs.
+Sources: ncnn 20261020 src/layer/{x86,arm}/{convolution,convolutiondepthwise,innerproduct}_*.cpp, measured.
 """
 
 from enum import StrEnum
@@ -32,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from halfeven.numerics.fused import Floats32, fma
+from halfeven.numerics.rcpps import amd_reciprocal, intel_reciprocal
 
 ONE = np.float32(1)
-_ENTRIES = np.rint(2.0**13 / (1 + (np.arange(2048) + 0.5) / 2048)) * 2.0**-13
 
 
 class Scaling(StrEnum):
@@ -43,16 +36,8 @@ class Scaling(StrEnum):
     FUSED = "fused"
     SEPARATE = "separate"
     DIVIDED = "divided"
-    APPROXIMATE = "approximate"
-
-
-def intel_reciprocal(x: npt.ArrayLike) -> Floats32:
-    """RCPPS of positive float32 numbers on Intel's processors; float32 of their shape."""
-    bits = np.asarray(x, np.float32).view(np.uint32)
-    exponent = (bits >> 23).astype(np.int32) - 127
-    with np.errstate(over="ignore", under="ignore"):
-        found = np.asarray(np.ldexp(_ENTRIES[(bits >> 12) & 2047], -exponent), np.float32)
-    return np.where(exponent == -127, np.inf, np.where(found < 2.0**-126, 0, found)).astype(np.float32)
+    INTEL = "intel"
+    AMD = "amd"
 
 
 def reciprocals(scale: npt.ArrayLike) -> Floats32:
@@ -78,8 +63,10 @@ def real_sums(
     match scaling:
         case Scaling.DIVIDED:
             return np.asarray(wide / product + added, np.float32)
-        case Scaling.APPROXIMATE:
+        case Scaling.INTEL:
             return np.asarray(wide * intel_reciprocal(product) + added, np.float32)
+        case Scaling.AMD:
+            return np.asarray(wide * amd_reciprocal(product) + added, np.float32)
         case Scaling.SEPARATE:
             return np.asarray(wide * (np.float32(1) / product) + added, np.float32)
     factor = np.asarray(np.float32(1) / product * output_scale, np.float32)

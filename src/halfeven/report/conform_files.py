@@ -20,21 +20,24 @@ from halfeven.graph.network import Network
 from halfeven.graph.saving import save
 from halfeven.report.beside import Beside
 from halfeven.run.integer.executor import IntegerExecutor
+from halfeven.run.integer.machine import Machine
 from halfeven.run.integer.machines import machine_named
-from halfeven.run.integer.ncnn import NCNN_X86, this_ncnn
+from halfeven.run.integer.ncnn import NCNN_X86, NCNN_X86_AMD, this_ncnn
 from halfeven.run.integer.openvino import hidden
 from halfeven.run.ncnn import open_ncnn
 from halfeven.run.openvino import open_openvino
-from halfeven.run.processor import of_intel
+from halfeven.run.processor import INTEL, SAID, family, vendor
 from halfeven.run.runtimes import open_file
 
 Data = Sequence[tuple[str, Batch]]
 CPU = "openvino@cpu"
 CHANGED = "Being watched changes outputs of OpenVINO; the inner codes are those of the network that is watched."
 OTHER = (
-    "ncnn@x86 is measured on processors of Intel, and this one does not say that it is one: the approximate reciprocal "
+    "{machine} is measured on {measured}, and this processor does not say that it is one: the approximate reciprocal "
     "of depthwise layers may differ."
 )
+ZEN_5 = 26
+"""The family of AMD's processors whose reciprocals were read out."""
 
 
 def beside_openvino(
@@ -65,8 +68,9 @@ def beside_ncnn(path: Path, draft: Draft, model: ir.Model, data: Data, threads: 
     name_everything(quantized)
     network = lower(quantized)
     machine = IntegerExecutor(network, this_ncnn(), threads)
-    notes = (OTHER,) if machine.machine is NCNN_X86 and not of_intel() else ()
-    beside = Beside("ncnn", machine.machine.name, machine.machine.evidence, inner=True, notes=notes)
+    beside = Beside(
+        "ncnn", machine.machine.name, machine.machine.evidence, inner=True, notes=unmeasured(machine.machine)
+    )
     run, held = open_file(path, model), open_ncnn(path)
     outputs = []
     for label, feeds in data:
@@ -75,6 +79,15 @@ def beside_ncnn(path: Path, draft: Draft, model: ir.Model, data: Data, threads: 
         found = {name: blobs[layer] for name in _made(network) if (layer := _layer_of(network, name, blobs))}
         _count(beside, network, label, machine(feeds, list(found)), found)
     return beside, outputs
+
+
+def unmeasured(machine: Machine, said: Path = SAID) -> tuple[str, ...]:
+    """What is to say where a machine of x86-64 is not that of a processor on which it was measured."""
+    if machine is NCNN_X86 and vendor(said) != INTEL:
+        return (OTHER.format(machine=machine.name, measured="processors of Intel"),)
+    if machine is NCNN_X86_AMD and family(said) != ZEN_5:
+        return (OTHER.format(machine=machine.name, measured=f"AMD's processors of family {ZEN_5} (Zen 5)"),)
+    return ()
 
 
 def _made(network: Network) -> list[str]:

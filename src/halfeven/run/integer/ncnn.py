@@ -3,8 +3,8 @@
     operator                in ncnn                       on x86-64       on Arm64
     Conv                    Convolution                   fused           folded
                             other groups                  fused           fused
-    Conv, depthwise         8 n channels, quick           approximate     folded
-                            8 n channels                  approximate     separate
+    Conv, depthwise         8 n channels, quick           intel or amd    folded
+                            8 n channels                  intel or amd    separate
                             quick                         fused           fused; in blocks separate, from -128
                             others                        separate        divided
     Gemm, MatMul            InnerProduct                  separate        separate
@@ -24,7 +24,8 @@ float and have no row.
 Sources: ncnn 20261020 src/layer/x86, src/layer/arm; measured.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -52,7 +53,7 @@ from halfeven.run.integer.machine import (
 )
 from halfeven.run.integer.real_layers import Sums, plain, product
 from halfeven.run.integer.swish import HardSwish, with_swishes
-from halfeven.run.processor import on_arm
+from halfeven.run.processor import AMD, SAID, on_arm, vendor
 
 PROFILE = profile_named("ncnn")
 LOW, HIGH = -127, 127
@@ -196,7 +197,6 @@ def unless(condition: Condition) -> Condition:
 INT8S = types(*((x, w) for x in (INT8, INT8_NARROW) for w in (INT8, INT8_NARROW)), output=False)
 CONV: tuple[Condition, ...] = (INT8S, plain, spatial(2), one_scale_a_group)
 X86 = (
-    Rule(("Conv",), Int8Layer(Scaling.APPROXIMATE), (*CONV, depthwise, in_blocks)),
     Rule(("Conv",), Int8Layer(), (*CONV, depthwise, three_by_three)),
     Rule(("Conv",), Int8Layer(Scaling.SEPARATE), (*CONV, depthwise)),
     Rule(("Conv",), Int8Layer(), (*CONV, unless(lost))),
@@ -221,9 +221,15 @@ NCNN_X86 = Machine(
     "ncnn@x86",
     "ncnn 20261020 on x86-64 of Intel with AVX512, one thread",
     "no code differs in 10 million of each int8 layer, nor in whole networks, run beside the runtime" + _EXCEPT,
-    (*X86, *BOTH),
+    (Rule(("Conv",), Int8Layer(Scaling.INTEL), (*CONV, depthwise, in_blocks)), *X86, *BOTH),
     ncnn_codes,
     with_swishes,
+)
+NCNN_X86_AMD = replace(
+    NCNN_X86,
+    name="ncnn@x86-amd",
+    source="ncnn 20261020 on x86-64 of AMD with AVX512, one thread",
+    rules=(Rule(("Conv",), Int8Layer(Scaling.AMD), (*CONV, depthwise, in_blocks)), *X86, *BOTH),
 )
 NCNN_ARM64 = Machine(
     "ncnn@arm64",
@@ -233,9 +239,11 @@ NCNN_ARM64 = Machine(
     ncnn_codes,
     with_swishes,
 )
-NCNN = (NCNN_X86, NCNN_ARM64)
+NCNN = (NCNN_X86, NCNN_X86_AMD, NCNN_ARM64)
 
 
-def this_ncnn() -> Machine:
-    """What ncnn is on this processor."""
-    return NCNN_ARM64 if on_arm() else NCNN_X86
+def this_ncnn(said: Path = SAID) -> Machine:
+    """What ncnn is on this processor; on x86-64 of a vendor that is not known, what it is on Intel's."""
+    if on_arm():
+        return NCNN_ARM64
+    return NCNN_X86_AMD if vendor(said) == AMD else NCNN_X86
