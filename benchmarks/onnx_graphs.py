@@ -274,6 +274,24 @@ def dynamic(b: Builder) -> onnx.ModelProto:
     return b.model("y", "q", "s", "z")
 
 
+def dynamic_conv(b: Builder) -> onnx.ModelProto:
+    """DynamicQuantizeLinear and ConvInteger, as dynamic quantizers write them."""
+    rng = b.rng
+    groups, each, made = (int(rng.choice(n)) for n in ([1, 1, 2, 5], [1, 3, 8], [1, 2, 7]))
+    kernel = [int(k) for k in rng.integers(1, 4, 2)]
+    shape = (int(rng.integers(1, 3)), groups * each, *(int(rng.integers(k, 24)) for k in kernel))
+    b.feeds["x"] = (rng.normal(0, 1, shape) * float(b.scale(-9, 4)) + rng.normal()).astype(np.float32)
+    b.inputs.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, shape))
+    b.nodes.append(helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]))
+    dtype = np.int8 if rng.random() < 0.6 else np.uint8
+    w = b.constant("w", b.codes((groups * made, each, *kernel), dtype))
+    zero = b.constant("wz", np.array(rng.integers(0, 100), dtype))
+    pads = [int(p) for p in rng.integers(0, 2, 4)]
+    inputs = ["q", w, "z", zero]
+    b.nodes.append(helper.make_node("ConvInteger", inputs, ["y"], kernel_shape=kernel, pads=pads, group=groups))
+    return b.model("y", "q", "s", "z")
+
+
 OPERATORS: dict[str, Callable[[Builder], onnx.ModelProto]] = {
     "Conv": conv,
     "Conv, depthwise, lowest codes": lowest,
@@ -291,4 +309,5 @@ OPERATORS: dict[str, Callable[[Builder], onnx.ModelProto]] = {
     "MaxPool": max_pool,
     "QuantizeLinear, DequantizeLinear": borders,
     "DynamicQuantizeLinear, MatMulInteger": dynamic,
+    "DynamicQuantizeLinear, ConvInteger": dynamic_conv,
 }

@@ -2,7 +2,8 @@
 
     exact        32 bits throughout: x86 with VNNI, most kernels on Arm64
     saturating   x86 without VNNI, uint8 times int8: any two products may exceed 16 bits
-                 (`integer_ops.matmul_saturating_pairs`)
+                 (`integer_ops.matmul_saturating_pairs`). Depthwise kernels, which take a convolution of one channel to
+                 one as well, do not, nor does ConvInteger, whose weights come first
     wrapping     Arm64, depthwise, both int8: two products exceed 16 bits only where all four codes are -128; 2**15
                  becomes -2**15, the sum is 2**16 too small
 
@@ -55,8 +56,8 @@ def overflowing(codes: AnyCodes) -> dict[tuple[int, int], AnyCodes]:
 
 
 def depthwise(codes: AnyCodes, groups: int) -> bool:
-    """Whether weights (O, C / groups, ...) are one filter for each of several channels."""
-    return codes.ndim > 2 and groups == len(codes) > 1 and codes.shape[1] == 1
+    """Whether weights (O, C / groups, ...) are one filter for each channel, were it the only one."""
+    return codes.ndim > 2 and groups == len(codes) and codes.shape[1] == 1
 
 
 def wrapping_pairs(codes: AnyCodes, zero_point: AnyCodes, groups: int) -> int:

@@ -99,8 +99,7 @@ class Explicit:
         x, w = given(arrays, 0), given(arrays, 1)
         zeros = _optional(arrays, 3).astype(np.int32).ravel()
         window = window_of(op, x.shape[2:], w.shape[2:])
-        pairs = Pairs.EXACT if self.pairs is Pairs.WRAPPING else self.pairs  # kernels of QLinearConv alone wrap
-        weights = Weights(w, zeros, int(op.attributes.get("group", 1)), pairs)
+        weights = Weights(w, zeros, int(op.attributes.get("group", 1)))  # kernels of QLinearConv alone add by pairs
         return (conv_sums(x, weights, int(_optional(arrays, 2).ravel()[0]), window),)
 
     def _matrix(self, op: Op, arrays: Arrays) -> tuple[Array, ...]:
