@@ -116,7 +116,7 @@ def compare_one(path: Path, operator: str, name: str, seed: int, count: Count, t
     network = lower(model)
     machine = IntegerExecutor(network, machine_named(name), 1)
     count.real += len(network.ops) - len(machine.integer_ops)
-    feeds = _feeds(made, d)
+    feeds = fed(made, d)
     (ours,) = machine(feeds).values()
     theirs = _theirs(path, list(feeds.values()), feeds, name, through)
     gap = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
@@ -127,7 +127,8 @@ def compare_one(path: Path, operator: str, name: str, seed: int, count: Count, t
         count.first = label
 
 
-def _feeds(made: FileGraph, d: Draw) -> dict[str, Array]:
+def fed(made: FileGraph, d: Draw) -> dict[str, Array]:
+    """Random codes, or real numbers, for the inputs of a graph."""
     feeds: dict[str, Array] = {}
     for index in made.inputs:
         tensor = made.tensors[index]
