@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from halfeven.run.compare import fidelity, relative_error
+from halfeven.run.compare import fidelity, relative_error, rounding_errors
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>\n'
 
@@ -75,3 +75,39 @@ def test_fidelity_is_of_floating_outputs_of_one_shape() -> None:
     found = fidelity(a, b)
     assert list(found) == ["y"]
     assert found["y"].sqnr_db == pytest.approx(40, abs=0.01)
+
+
+LOST = "y = Sub(x, one)"
+"""Little is left of an x beside 1."""
+NEAR = {"x": np.array([1.00001, 1.00002], np.float32)}
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        "r = Resize <mode = \"nearest\"> (p, none, scales)",
+        "s = Shape(p)  f = Cast <to = 1> (s)  g = Mul(f, scales)  i = Cast <to = 7> (g)"
+        " r = Resize <mode = \"nearest\"> (p, none, none, i)",
+        "n = Identity(scales)  r = Resize <mode = \"nearest\"> (p, none, n)",
+    ],
+)
+def test_the_neighbours_of_constants_that_decide_shapes_are_not_tried(sizes: str) -> None:
+    text = (
+        "g (float[1,1,3,3] p, float[1,1,6,6] o, float[2] x) => (float[2] y, float[1,1,6,6] z)"
+        " <float[4] scales = {1, 1, 2, 2}, float[0] none = {}, float one = {1}> {"
+        f" {sizes}  z = Add(r, o)  {LOST} }}"
+    )
+    pictures = {"p": np.ones((1, 1, 3, 3), np.float32), "o": np.ones((1, 1, 6, 6), np.float32)}
+    found = rounding_errors(ir.from_onnx_text(HEADER + text), [("s", {**pictures, **NEAR})])
+    assert found["y"] > 1e-3
+    assert 0 < found["z"] < 1e-6
+
+
+def test_neighbours_that_cannot_be_run_say_nothing_of_rounding() -> None:
+    text = "<float one = {1}, float e = {1}, float[2] k = {1, 2}>"
+    model = ir.from_onnx_text(
+        f"{HEADER}g (float[2] x) => (float[2] y, float q) {text} {{ c = Ceil(e)  i = Cast <to = 7> (c)"
+        f" q = Gather(k, i)  {LOST} }}"
+    )
+    found = rounding_errors(model, [("s", NEAR)])
+    assert found["y"] > 1e-3
