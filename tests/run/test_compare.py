@@ -85,10 +85,10 @@ NEAR = {"x": np.array([1.00001, 1.00002], np.float32)}
 @pytest.mark.parametrize(
     "sizes",
     [
-        "r = Resize <mode = \"nearest\"> (p, none, scales)",
+        'r = Resize <mode = "nearest"> (p, none, scales)',
         "s = Shape(p)  f = Cast <to = 1> (s)  g = Mul(f, scales)  i = Cast <to = 7> (g)"
-        " r = Resize <mode = \"nearest\"> (p, none, none, i)",
-        "n = Identity(scales)  r = Resize <mode = \"nearest\"> (p, none, n)",
+        ' r = Resize <mode = "nearest"> (p, none, none, i)',
+        'n = Identity(scales)  r = Resize <mode = "nearest"> (p, none, n)',
     ],
 )
 def test_the_neighbours_of_constants_that_decide_shapes_are_not_tried(sizes: str) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,6 +27,14 @@ REMEDY = "Give a file made with --save-plan."
 Role = Literal["activation", "weight", "bias"]
 DYNAMIC = "dynamic"
 """The `method` of an activation whose parameters are found anew in each run: it has none in the plan, ever."""
+FOUND = ("bytes", "empty")
+"""Methods that say how parameters came about, and that nobody can choose: of bytes, and of what was always empty."""
+KEYS = {
+    "the plan": ("halfeven_plan", "scaling", "groups", "floats"),
+    "the group": ("id", "sites", "role", "scheme", "reason", "method", "params"),
+    "the scheme": ("grid", "tiles", "scale", "zero_point"),
+    "params": ("shape", "scale", "zero_point", "threshold"),
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -139,8 +148,12 @@ class Plan:
         sites: dict[Site, int] = {}
         at = "it"
         try:
+            _known(data, "the plan")
             for number, entry in enumerate(_of_kind(data["groups"], list, "groups")):
                 at = f"entry {number} of groups"
+                _known(_of_kind(entry, dict, "the entry"), "the group")
+                _known(entry.get("scheme"), "the scheme")
+                _known(entry.get("params"), "params")
                 group = _whole(_of_kind(entry, dict, "the entry")["id"], "id")
                 if group in groups:
                     raise ValueError(f"group {group} stands twice")
@@ -190,6 +203,15 @@ def _shown(data: Any) -> str:
     if "halfeven_plan" in data:
         return f'"halfeven_plan": {data["halfeven_plan"]!r:.40}'
     return f"one with {', '.join(repr(key) for key in list(data)[:3])}" if data else "an empty one"
+
+
+def _known(entry: Any, what: str) -> None:
+    """Refuse a key that nothing reads: most likely it is misspelt."""
+    for key in entry if isinstance(entry, dict) else ():
+        if key not in KEYS[what]:
+            near = get_close_matches(str(key), KEYS[what], 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(KEYS[what])}"
+            raise ValueError(f"{what} has no key {key!r:.40}; {hint}")
 
 
 def _of_kind(value: Any, kind: type, what: str) -> Any:

@@ -10,7 +10,8 @@
                  and so has one whose scale would be no normal float32, which XNNPACK refuses.
                  Where the device stores it by a power of two of its own: that (graph/stored_biases.py)
 
-A group whose parameters are set already (pinned, or from an edited plan) is left alone.
+A group whose parameters are set already (pinned, or from an edited plan) is left alone. One that a plan gives a method
+without parameters is calibrated by that method, unless `tensors` names another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ from halfeven.graph.stored_biases import fit_biases
 from halfeven.graph.weights import array_at, let_go
 from halfeven.numerics.quantize import fake_quantize, params_for, params_of
 from halfeven.numerics.scheme import QParams, ScaleRule, Scheme
-from halfeven.stats.estimate import PERCENTILE, estimate, method_named
+from halfeven.stats.estimate import METHODS, PERCENTILE, estimate, method_named
 from halfeven.stats.lp import POWER
 from halfeven.stats.observation import Observation
 from halfeven.stats.spread import SIGMAS
@@ -77,7 +78,10 @@ class Calibrate:
         bounds = clamp_limits(draft.model) if draft.target.clamps_in_range else {}
         unordered = []
         for i, (group, values) in enumerate(sorted(members.items())):
-            method = next((m for p, m in rules for v in values if _fits(v, p)), self.method)
+            chosen = plan.groups[group].method
+            method = next(
+                (m for p, m in rules for v in values if _fits(v, p)), chosen if chosen in METHODS else self.method
+            )
             if method == "auto" and not draft.assumed.isdisjoint(values):
                 method = "minmax"  # the least error of an assumed tail is an assumption
             quantizer = self._activation(plan.groups[group], values, draft.stats, method, floors)
