@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from halfeven.draft import Draft
 from halfeven.errors import BadOption
+from halfeven.graph import ops
 
 HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 TYPES = {"float": None, "uint8": ir.DataType.UINT8, "int8": ir.DataType.INT8}
@@ -35,12 +36,27 @@ def integer_interface(model: ir.Model, draft: Draft, io: str, pictures: bool = F
     done += [value.name for value in list(model.graph.inputs) if pictures and _take_bytes(value)]
     done += [value.name for value in list(model.graph.outputs) if _give_codes(model, value, wanted)]
     if not done:
-        grid = next(iter(draft.target.rules)).data.grid
-        raise BadOption(
-            f"--io {io}: no floating-point input or output is quantized as {io} for {draft.target.name}, whose "
-            f"activations are {grid}. Leave --io out, or choose a type or target that fits."
-        )
+        raise BadOption(f"--io {io}: {_nothing(draft, io)}")
     return model
+
+
+def _nothing(draft: Draft, io: str) -> str:
+    """Why no input and no output is of codes, and what helps."""
+    graph, floats = draft.model.graph, draft.plan.floats
+    ends = [use.node for value in graph.inputs for use in value.uses()]
+    ends += [maker for value in graph.outputs if (maker := value.producer()) is not None]
+    dear = [node for node in ends if floats.get(node.name or "", "").startswith("does not pay")]
+    grid = next(iter(draft.target.rules)).data.grid
+    if str(grid) == io and any(ops.is_layer(node) for node in dear):
+        node = next(node for node in dear if ops.is_layer(node))
+        return (
+            f"no input or output is quantized, as what reads and makes them stays float: {node.op_type} '{node.name}' "
+            f"does not pay in integers on {draft.target.name}. --prefer size quantizes it all the same."
+        )
+    return (
+        f"no floating-point input or output is quantized as {io} for {draft.target.name}, whose activations are "
+        f"{grid}. Leave --io out, or choose a type or target that fits."
+    )
 
 
 def _take_codes(model: ir.Model, value: ir.Value, wanted: ir.DataType) -> bool:

@@ -23,6 +23,7 @@ import onnx_ir as ir
 
 from halfeven.draft import Batch, Progress, Samples, no_progress
 from halfeven.errors import BadCalibration
+from halfeven.run.coded import CodedExecutor, coded
 from halfeven.run.compare import fidelity
 from halfeven.run.ort import OrtExecutor, integer_nodes_of, interleaved
 from halfeven.run.runtimes import Executor, Fitted, alike
@@ -151,15 +152,19 @@ def compare_models(
     signed: bool = False,
     progress: Progress = no_progress,
 ) -> Verification:
-    """Run both models on every sample and put the figures together.
+    """Run both models on every sample and put the figures together; codes that `other` takes or gives stand for floats.
 
     Raises:
         BadCalibration: there is no sample.
+        BadOption: `other` takes or gives codes, and does not say what they mean.
     """
     with tempfile.TemporaryDirectory(prefix="halfeven-") as folder:
         optimized = Path(folder) / "optimized.onnx"
         first = reference if isinstance(reference, OrtExecutor) else OrtExecutor(reference)
-        second = OrtExecutor(other, signed=signed, written=optimized)
+        run = OrtExecutor(other, signed=signed, written=optimized)
+        second: OrtExecutor | CodedExecutor = run
+        if isinstance(other, ir.Model) and isinstance(first.model, ir.Model):
+            second = coded(run, other, first.model)
         found, _ = _compared(first, second, data, labels or {}, progress)
         layers = integer_nodes_of(optimized)
     warnings = _warnings(found.outputs, found.latency[2], layers)
@@ -230,7 +235,11 @@ def _compared(
 
 def _latency(first: Executor, second: Executor, sample: Batch) -> tuple[float, float, float]:
     """Milliseconds of each, and the ratio: medians of interleaved runs."""
-    pairs = interleaved(first, second, sample, SECONDS)
+    if isinstance(second, CodedExecutor):  # its caller has codes at hand
+        run, codes = second.run, second.codes(sample)
+        pairs = interleaved(first, lambda _: run(codes), sample, SECONDS)
+    else:
+        pairs = interleaved(first, second, sample, SECONDS)
     return median(a for a, _ in pairs), median(b for _, b in pairs), median(b / a for a, b in pairs)
 
 

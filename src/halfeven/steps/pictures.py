@@ -49,18 +49,32 @@ def take_pictures(model: ir.Model, gain: Doubles, offset: Doubles) -> tuple[ir.M
         )
     readers = list(fed[0].uses())
     conv = readers[0].node if len(readers) == 1 else None
-    if conv is not None and _folds(conv, gain, offset):
+    why = "several nodes read the input" if conv is None else _obstacle(conv, gain, offset)
+    if conv is not None and not why:
         return copy, _fold(copy, conv, gain, offset)
     _insert(copy, fed[0], gain, offset)
-    return copy, "the normalisation of pictures is a Mul and an Add in front of the first layer, in float"
+    return copy, f"the normalisation of pictures is a Mul and an Add in front of the first layer, in float: {why}"
 
 
-def _folds(conv: ir.Node, gain: Doubles, offset: Doubles) -> bool:
-    if conv.op_type != "Conv" or array_at(conv, 1) is None or ops.attribute(conv, "group", 1) != 1:
-        return False
-    pads = any(ops.attribute(conv, "pads", [])) or ops.attribute(conv, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-    plain = ops.attribute(conv, "auto_pad", "NOTSET") == "NOTSET"
-    return not pads or (plain and bool(np.ptp(offset / gain) < 1e-9))
+def _obstacle(conv: ir.Node, gain: Doubles, offset: Doubles) -> str:
+    """Why the normalisation does not fold into the first node; empty where it does."""
+    what = f"{conv.op_type} '{conv.name}'"
+    if conv.op_type != "Conv":
+        return f"{what} reads the input, and only a Conv takes it up"
+    if array_at(conv, 1) is None or ops.attribute(conv, "group", 1) != 1:
+        return f"{what} has groups, or weights that are computed"
+    padding = ops.attribute(conv, "auto_pad", "NOTSET")
+    if padding == "VALID" or not (any(ops.attribute(conv, "pads", [])) or padding != "NOTSET"):
+        return ""
+    if padding != "NOTSET":
+        return f"{what} pads as auto_pad = {padding} says, so by how much is not known"
+    zeros = -offset / gain
+    if np.ptp(zeros) < 1e-9:
+        return ""
+    return (
+        f"{what} pads with zeros, which among bytes are {', '.join(f'{z:.4g}' for z in zeros)} in its channels, and a "
+        "Pad writes one value"
+    )
 
 
 def _fold(model: ir.Model, conv: ir.Node, gain: Doubles, offset: Doubles) -> str:
