@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
     {"deferred", "errors", "memory", "version", "wording"},
-    {"numerics"},
+    {"files", "numerics"},
     {"stats", "graph", "data"},
     {"targets"},
     {"draft"},

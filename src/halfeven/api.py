@@ -146,7 +146,8 @@ def quantize(
         verification = compare_models(floating, quantized, feed.held_out, **told)
     quantized = integer_interface(quantized, draft, str(settings["io"]), pictures=bool(inside))
     quantized.metadata_props.update(_provenance(draft, {**settings, "preprocess": asked["preprocess"]}, chosen, feed))
-    colors = suspect_colors(floating, feed.calibration) if feed.colored else ()
+    order = "RGB" if feed.preprocess is None else feed.preprocess.color
+    colors = suspect_colors(floating, feed.calibration, order) if feed.colored else ()
     said = (*inside, *draft.notes, *feed.said(), *colors)
     return Result(draft, quantized, verification, tuple(dict.fromkeys(said)), _name(model), reads, str(settings["io"]))
 
@@ -287,9 +288,11 @@ def _refuse_nothing(draft: Draft) -> None:
     if found.layers[0] or any(q.role == "weight" for q in draft.plan.groups.values()):
         return
     why = "; ".join(f"{counted(n, 'node')}: {reason}" for n, reason, _ in found.reasons()[:3]) or "it has no layer"
+    dear = any("--prefer size" in why for why in draft.plan.floats.values())
+    helps = "; --prefer size quantizes the weights all the same" if dear else ""
     raise UnsupportedByTarget(
         f"Nothing was quantized for {draft.target.name}, so no file was written: {why}. `halfeven inspect` lists every "
-        "node; --prefer size quantizes all weights that have a form, if there are any."
+        f"node{helps}."
     )
 
 

@@ -1,7 +1,6 @@
 """What each command does: arguments to a call of `api`, its result to text or JSON."""
 
 import argparse
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ from halfeven import api
 from halfeven.cli import step_options
 from halfeven.errors import BadOption
 from halfeven.exporters.formats import FORMATS, exporter_named, format_of
-from halfeven.graph.files import write_text
 from halfeven.graph.model import spare
 from halfeven.importers.models import read_model
 from halfeven.options import check_setting
@@ -92,7 +90,7 @@ def calibrate(args: argparse.Namespace) -> int:
                 progress=progress,
                 **step_options(args),
             )
-    write_text(Path(args.output), json.dumps(record.to_json(), allow_nan=False))
+    record.save(args.output)
     if args.json:
         print_json({"output": args.output, "tensors": len(record.observations), "samples": record.samples})
     elif not args.quiet:

@@ -101,7 +101,7 @@ def _print_floats(reasons: Sequence[tuple[int, str, str]], most: int = REASONS) 
         return
     print("stays float:")
     for count, reason, example in reasons[:most]:
-        why = reason + LOSS if reason == "does not pay" else reason
+        why = reason + LOSS if reason.startswith("does not pay") else reason
         say(f"  {' ' * (4 - len(str(count)))}{counted(count, 'node')}: {why} ({example})", "       ")
     if len(reasons) > most:
         print(f"       and {len(reasons) - most} more; `halfeven inspect` lists all")

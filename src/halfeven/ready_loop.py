@@ -16,7 +16,7 @@ from halfeven.draft import Progress, no_progress
 from halfeven.errors import BadOption
 from halfeven.exporters.onnx import to_qdq
 from halfeven.feeding import Feed, open_data
-from halfeven.graph.files import write_file
+from halfeven.files import write_file
 from halfeven.graph.plan import Plan
 from halfeven.qat import draft_of_trained, float_model, keep_frozen, prepare
 from halfeven.report.verify import compare_models

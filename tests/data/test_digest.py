@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halfeven.data.digest import Digested, feeds_digest
+from halfeven.data.digest import Digested, feeds_digest, sample_digest
 from halfeven.data.sample import Sample
 from halfeven.errors import BadCalibration
 
@@ -30,6 +30,13 @@ class Counted:
         if sample is None:
             raise BadCalibration("a bad sample")
         return sample
+
+
+def test_texts_are_told_apart_by_what_they_say_and_where_they_end() -> None:
+    texts = [["ab", "c"], ["a", "bc"], ["ab", "c", ""], ["ab\0", "c"]]
+    digests = [sample_digest({"s": np.array(row, object)}) for row in texts]
+    assert len(set(digests)) == len(texts)
+    assert sample_digest({"s": np.array(["ab", "c"], object)}) == digests[0]
 
 
 def attempt(samples: Digested, index: int) -> None:

@@ -241,14 +241,6 @@ def test_without_data_synthetic_samples_serve_and_a_note_says_so(
     assert sqnr(*outputs) > 12
 
 
-def test_text_as_input_is_refused(build: Build) -> None:
-    source = build(
-        "g (float[N,8] x, string[N] s) => (float[N,4] y, string[N] z) <float[8,4] w> { y = MatMul(x, w)  z = Identity(s) }"
-    )
-    with pytest.raises(BadCalibration, match=r"'s'.*numbers"):
-        _quantized(source, {"x": np.zeros((8, 8), np.float32), "s": np.array(["a"] * 8)})
-
-
 def test_a_sequence_as_input_is_refused(build: Build) -> None:
     source = build("g (seq(float[1,8]) x) => (float[1,8] y) <int64 at = {0}> { y = SequenceAt(x, at) }")
     with pytest.raises(UnsupportedModel, match="Input 'x' is no tensor"):
@@ -311,3 +303,90 @@ def test_the_command_line_quantizes_a_file_with_weights_beside_it(
     out = capsys.readouterr()
     assert "2 of 2 layers" in out.out
     assert sqnr(wanted, [row["y"] for row in ran((tmp_path / "out.onnx").read_bytes(), samples)]) > 15
+
+
+TEXTS = (
+    "g (float[1,8] x, string[K] s) => (float[1,4] y, string[K] t) <float[8,8] w, float[8,4] v> { h = MatMul(x, w)"
+    "  r = Relu(h)  y = MatMul(r, v)  t = Identity(s) }"
+)
+
+
+@pytest.mark.parametrize("form", ["none", "arrays", "file", "generator", "list"])
+def test_a_network_that_also_reads_texts_is_quantized(build: Build, form: str, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(8, 1, 8)).astype(np.float32)
+    arrays = {"x": x, "s": np.array([["ab", f"{i}"] for i in range(8)])}
+    np.savez(tmp_path / "data.npz", **arrays)
+    rows = [{"x": a, "s": np.array(b, object)} for a, b in zip(*arrays.values(), strict=True)]
+    data = {
+        "none": None,
+        "arrays": arrays,
+        "file": tmp_path / "data.npz",
+        "generator": (row for row in rows),
+        "list": [{"x": row["x"], "s": list(row["s"])} for row in rows],
+    }
+    result = _quantized(build(TEXTS), data[form], verify=True)
+    assert "2 of 2 layers" in result.summary()
+    assert result.verification is not None
+    assert result.verification.sqnr_db > 10
+    assert not any("object" in note for note in result.notes)
+
+
+def test_a_bfloat16_input_is_refused_in_a_sentence(build: Build) -> None:
+    text = "g (bfloat16[1,8] x) => (float[1,8] y) <float[8,8] w> { c = Cast<to = 1>(x)  y = MatMul(c, w) }"
+    with pytest.raises(
+        UnsupportedModel, match=r"^Input 'x' is bfloat16, which .* cannot be fed .* and Cast it to bfloat16\.$"
+    ):
+        _quantized(build(text), None)
+
+
+def test_what_a_model_wrongly_declares_of_its_shapes_is_corrected_and_told(
+    build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, tmp_path: Path
+) -> None:
+    proto = build(
+        "g (float[1,3,8,8] x) => (float[1,99,3] y) <float[16,3,3,3] w, float[16,16,3,3] v> {"
+        " a = Conv<pads = [1, 1, 1, 1]>(x, w)  r = Relu(a)  y = Conv<pads = [1, 1, 1, 1]>(r, v) }"
+    )
+    proto.graph.value_info.append(onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, [1, 7, 7]))
+    samples = draw(proto, 16)
+    result = _quantized(proto, samples, verify=True)
+    assert "output 'y' declares shape [1, 99, 3], but has [1, 16, 8, 8]" in result.notes
+    result.save(tmp_path / "q.onnx")
+    onnx.checker.check_model(tmp_path / "q.onnx", full_check=True)
+    found = ran((tmp_path / "q.onnx").read_bytes(), samples)
+    assert sqnr([row["y"] for row in ran(proto.SerializeToString(), samples)], [row["y"] for row in found]) > 15
+
+
+def test_a_weight_with_nan_is_named(build: Build, draw: Draw) -> None:
+    proto = build(PLAIN)
+    samples = draw(proto, 8)
+    for tensor in proto.graph.initializer:
+        if tensor.name == "w":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full((8, 8), np.nan, np.float32), "w"))
+    with pytest.raises(BadCalibration, match=r"^Weight 'w' of MatMul 'named 0' holds NaN"):
+        _quantized(proto, samples)
+
+
+BODIES = (
+    "g (float[1,8] x, bool p) => (float[1,8] y) <float[8,8] w, float[8,8] v> { y = If (p) <"
+    " then_branch = a () => (float[1,8] q) { q = MatMul(x, w) }, else_branch = b () => (float[1,8] o) { o = MatMul(x, v) }> }"
+)
+
+
+def test_layers_in_bodies_alone_are_refused_without_an_advice_that_does_not_help(build: Build, draw: Draw) -> None:
+    proto = build(BODIES)
+    with pytest.raises(UnsupportedByTarget, match="inside the body of a control-flow operator") as caught:
+        _quantized(proto, draw(proto, 8))
+    assert "--prefer size" not in str(caught.value)
+    plain = build(PLAIN)
+    with pytest.raises(UnsupportedByTarget, match="--prefer size quantizes the weights all the same"):
+        _quantized(plain, draw(plain, 8), prefer="speed")
+
+
+@pytest.mark.parametrize("mode", ["static", "weight-only"])
+def test_what_is_codes_already_is_not_taken_for_products_of_activations(build: Build, draw: Draw, mode: str) -> None:
+    proto = build(PLAIN)
+    samples = draw(proto, 8)
+    twice = halfeven.inspect(_quantized(proto, samples).model, mode=mode)[0]
+    told = {why for op, why in twice.floats.values() if op == "MatMul"}
+    assert len(told) == 1
+    assert "in the source model" in told.pop()

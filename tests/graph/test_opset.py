@@ -143,3 +143,14 @@ def test_functions_must_be_inlined_first(build: Build) -> None:
     <domain: "local", opset_import: ["" : 17]> F (a) => (b) { b = Relu(a) }""")
     with pytest.raises(UnsupportedModel, match="Inline them first"):
         convert_opset(model, 21)
+
+
+def test_bodies_and_outputs_of_unknown_rank_are_converted(build: Build, compute: Compute) -> None:
+    model = build(CONTROL, opset=11, w=np.ones((2, 3), np.float32))
+    loop = next(node for node in model.graph if node.op_type == "Loop")
+    unknown = [loop.attributes["body"].as_graph().inputs[2], *model.graph.outputs]
+    for value in unknown:
+        value.shape = None
+    converted = convert_opset(model, 17)
+    feeds = {"x": X[0, 0, :2, :3], "p": np.array(True)}
+    _assert_same(compute(model, feeds), compute(converted, feeds))

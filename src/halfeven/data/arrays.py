@@ -217,6 +217,6 @@ def _notes(cuts: Sequence[Cut], where: str) -> tuple[str, ...]:
                 f"{where}: {cut.key!r} has {cut.stored.shape[0]} rows; the last {rest} do not fill the model's batch "
                 f"of {cut.size} and are dropped."
             )
-        if cut.prepare is None and cut.stored.dtype != cut.spec.dtype:
+        if cut.prepare is None and cut.stored.dtype != cut.spec.dtype and cut.stored.dtype.kind != "U":
             notes.append(f"{where}: {cut.key!r} is {cut.stored.dtype} and is fed as {cut.spec.dtype}.")
     return tuple(notes)

@@ -63,5 +63,9 @@ def sample_digest(sample: Sample) -> bytes:
     for name in sorted(sample):
         array = np.ascontiguousarray(sample[name])
         state.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
-        state.update(array.reshape(-1).view(np.uint8).data)
+        if array.dtype.kind in "OU":  # texts: of which lengths, and what they say
+            texts = [str(text).encode() for text in array.reshape(-1)]
+            state.update(b"".join(f"{len(text)}\0".encode() + text for text in texts))
+        else:
+            state.update(array.reshape(-1).view(np.uint8).data)
     return state.digest()

@@ -44,8 +44,8 @@ from halfeven.data.spool import Attempt, Labelled, Spool
 from halfeven.errors import BadCalibration, BadOption
 
 
-def to_array(value: Any, where: str) -> Array:
-    """A NumPy array from an array, a tensor, a picture or nested numbers.
+def to_array(value: Any, where: str, *, texts: bool = False) -> Array:
+    """A NumPy array from an array, a tensor, a picture or nested numbers; with `texts` of texts too.
 
     Raises:
         BadCalibration: not an array of numbers.
@@ -57,6 +57,8 @@ def to_array(value: Any, where: str) -> Array:
             value = value.numpy() if hasattr(value, "numpy") else np.asarray(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise BadCalibration(f"{where}: a {type(value).__name__} is not an array of numbers ({error}).") from error
+    if texts and value.dtype.kind in "OU" and all(isinstance(text, str) for text in value.reshape(-1)):
+        return np.asarray(value, "U")
     if value.dtype.hasobject or value.dtype.kind in "USMm":
         raise BadCalibration(f"{where}: holds {value.dtype} values; expected arrays of numbers.")
     return np.asarray(value)
@@ -103,12 +105,12 @@ class Unpacker:
         return {self.specs[0].name: item}, None
 
     def _feed(self, spec: InputSpec, value: Any, where: str) -> Array:
-        array = to_array(value, f"{where}, input {spec.name!r}")
+        array = to_array(value, f"{where}, input {spec.name!r}", texts=spec.dtype.kind == "O")
         if self.preprocess is not None and spec.rank in (None, 3, 4):
             return self._pictures(spec, array, where)
         if spec.rank == array.ndim + 1:
             array = array[None]
-        if array.dtype != spec.dtype:
+        if array.dtype != spec.dtype and array.dtype.kind != "U":
             self.note((f"the data: {spec.name!r} is {array.dtype} and is fed as {spec.dtype}.",))
         return cast(array, spec, where)
 

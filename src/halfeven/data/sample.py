@@ -155,12 +155,15 @@ def cast(array: Array, spec: InputSpec, where: str) -> Array:
     """`array` in the model's dtype, as an ordinary contiguous copy.
 
     Floats are rounded to the model's float; all else must keep each value exactly (ids 0..5 as float32 become int64).
+    Texts of a fixed length become texts of any.
 
     Raises:
         BadCalibration: a value changes, or the dtype is not a number.
     """
     if array.dtype == spec.dtype:
         return np.array(array, order="C")
+    if spec.dtype.kind == "O" and all(isinstance(text, str) for text in array.reshape(-1)):
+        return np.array(array, object, order="C")
     if is_float(array.dtype) or array.dtype.kind in "biu":
         with np.errstate(invalid="ignore", over="ignore"):
             converted = np.array(array.astype(spec.dtype), order="C")

@@ -74,7 +74,8 @@ def _open(
     if isinstance(data, np.ndarray):
         return open_arrays({specs[0].name: in_memory(data)}, "array", specs, options, limit)
     if isinstance(data, Mapping):
-        stored = {str(key): in_memory(to_array(value, f"key {key!r}")) for key, value in data.items()}
+        texts = any(spec.dtype.kind == "O" for spec in specs)
+        stored = {str(key): in_memory(to_array(value, f"key {key!r}", texts=texts)) for key, value in data.items()}
         return open_arrays(stored, "arrays", specs, options, limit)
     if isinstance(data, list | tuple) and data and all(isinstance(item, str | os.PathLike) for item in data):
         files = [(Path(os.fspath(item)).as_posix(), Path(os.fspath(item))) for item in data]

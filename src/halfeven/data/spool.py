@@ -47,7 +47,8 @@ class Spool:
         places = {}
         for name, array in attempt[0].items():
             places[name] = stream.tell()
-            np.lib.format.write_array(stream, array, allow_pickle=False)
+            plain = array.astype("U") if array.dtype.hasobject else array  # texts
+            np.lib.format.write_array(stream, plain, allow_pickle=False)
         if stream.tell() > ON_DISK:
             raise BadCalibration(f"the data: over {ON_DISK >> 30} GiB in {len(self.offsets)} samples. Set limit.")
         self.offsets.append(places)
@@ -67,5 +68,6 @@ class Spool:
         with open(self.path, "rb") as stream:
             for name, offset in places.items():
                 stream.seek(offset)
-                sample[name] = np.lib.format.read_array(stream, allow_pickle=False)
+                array = np.lib.format.read_array(stream, allow_pickle=False)
+                sample[name] = array.astype(object) if array.dtype.kind == "U" else array
         return sample

@@ -4,6 +4,7 @@
     float, other    standard normal
     integer         0 .. `limits[name]` - 1 (the rows of the table it looks up), else 0 or 1; masks are ones, token
                     types zeros, lengths the full length
+    text            empty
 
 Ranges measured on noise are not those of real data: what this costs is measured on other noise, and only said to be
 that.
@@ -85,6 +86,8 @@ class Synthetic:
             return x.astype(spec.dtype)
         if spec.dtype.kind == "b":
             return np.ones(shape, bool)
+        if spec.dtype.kind == "O":
+            return np.full(shape, "", object)
         name = spec.name.lower()
         if "mask" in name:
             return np.ones(shape, spec.dtype)

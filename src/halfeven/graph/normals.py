@@ -52,8 +52,9 @@ def remember(value: ir.Value, normal: Normal) -> None:
 
 def carry_over(source: ir.Model, target: ir.Model) -> None:
     """Give what is known of the values of one model to those of the same names in another."""
-    known = {v.name: normal for node in source.graph for v in node.outputs if (normal := normal_of(v)) is not None}
-    for node in target.graph:
+    made = [v for node in source.graph.all_nodes() for v in node.outputs]
+    known = {v.name: normal for v in made if (normal := normal_of(v)) is not None}
+    for node in target.graph.all_nodes():
         for value in node.outputs:
             if value.name in known:
                 remember(value, known[value.name])

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from halfeven.graph import edit
@@ -55,6 +56,12 @@ def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
     return edit.constant(value)
 
 
+def holds_nan(value: ir.Value) -> bool:
+    """Whether a value is a constant with a NaN."""
+    tensor = constant_of(value)
+    return tensor is not None and tensor.dtype in FLOATS and bool(np.isnan(tensor.numpy().astype(np.float32)).any())
+
+
 def dims_of(tensor: ir.TensorProtocol) -> tuple[int, ...]:
     """A tensor's shape, as integers."""
     return tuple(int(d) for d in tensor.shape.numpy())
@@ -74,6 +81,14 @@ def weight_port(node: ir.Node) -> int | None:
         if tensor is not None and tensor.dtype in FLOATS and len(tensor.shape) >= 2:
             return port
     return None
+
+
+def has_codes(node: ir.Node) -> bool:
+    """Whether the source model holds the node's weight in integer codes, behind a DequantizeLinear."""
+    traits = TRAITS.get(node.op_type) if node.domain == "" else None
+    value = node.inputs[traits.weight] if traits is not None and traits.weight < len(node.inputs) else None
+    maker = value.producer() if value is not None else None
+    return maker is not None and maker.op_type == "DequantizeLinear" and constant_of(maker.inputs[0]) is not None
 
 
 def is_layer(node: ir.Node) -> bool:

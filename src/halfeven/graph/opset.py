@@ -13,7 +13,7 @@ from halfeven.errors import UnsupportedModel
 from halfeven.graph.constants import lift_constants
 from halfeven.graph.edit import graphs, root_cause, values
 from halfeven.graph.names import name_everything
-from halfeven.graph.shapes import infer_shapes, skeleton
+from halfeven.graph.shapes import graph_protos, infer_shapes, skeleton
 
 
 def convert_opset(model: ir.Model, version: int) -> ir.Model:
@@ -87,8 +87,16 @@ def _restore_metadata(result: ir.Model, source: ir.Model) -> None:
 
 
 def _check(result: ir.Model, what: str) -> None:
-    """Run ONNX's checker on the result without its large weights."""
+    """Run ONNX's checker on the result without its large weights.
+
+    It wants a shape of every input and output; runtimes do not, and unknown ranks cannot be said otherwise.
+    """
     try:
-        onnx.checker.check_model(skeleton(result)[0])
+        proto = skeleton(result)[0]
+        for graph in graph_protos(proto.graph):
+            for info in (*graph.input, *graph.output):
+                if info.type.HasField("tensor_type"):
+                    info.type.tensor_type.shape.SetInParent()
+        onnx.checker.check_model(proto)
     except Exception as error:
         raise UnsupportedModel(f"{what}: the result is not valid ONNX ({root_cause(error)})") from None

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from halfeven.errors import BadOption, QuantError
-from halfeven.graph.files import write_text
+from halfeven.files import write_text
 from halfeven.numerics.scheme import QParams, Scheme
 
 VERSION = 1

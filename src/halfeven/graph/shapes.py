@@ -9,7 +9,7 @@ input's batch is made dynamic afterwards. `proven` therefore infers from the gra
 `infer_shapes` fills in what was not declared, and corrects what inference contradicts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx
 import onnx_ir as ir
@@ -70,10 +70,11 @@ def proven(model: ir.Model) -> dict[str, tuple[int | None, ...]]:
 def infer_shapes(model: ir.Model) -> list[str]:
     """Fill in types and shapes of all values, in place, as far as they can be inferred; never fails.
 
-    A dim that inference proves wins over a declared one. Outputs of the main graph keep what they declare.
+    A dim that inference proves wins over a declared one. Outputs of the main graph keep what they declare, unless it is
+    contradicted: of another rank, or another length where both are numbers, it makes runtimes fail.
 
     Returns:
-        Notes for the user: whether inference failed, or what it could not tell.
+        Notes for the user: whether inference failed, what it could not tell, and which outputs declare something else.
     """
     try:
         proto, _ = skeleton(model)
@@ -81,18 +82,35 @@ def infer_shapes(model: ir.Model) -> list[str]:
         shapes = _inferred(proto)
     except Exception as error:
         return [f"shapes could not be inferred and stay as declared ({root_cause(error)})"]
-    known = 0
+    known, notes = 0, []
     inner = [value for graph in graphs(model) for value in values(graph) if value.producer() and value.name]
     for value in inner:
         kind, dims = shapes.get(value.name or "", (0, None))
         if value.type is None and kind:
             value.type = ir.TensorType(ir.DataType(kind))
-        if dims is not None and not (value.is_graph_output() and value.shape is not None):
+        declared = value.is_graph_output() and value.shape is not None
+        if dims is not None and declared and value.shape is not None and _contradicted(value.shape, dims):
+            notes.append(f"output '{value.name}' declares shape {_text(value.shape)}, but has {_text(dims)}")
+            declared = False
+        if dims is not None and not declared:
             value.shape = ir.Shape(_merged(value.shape, dims))
         known += value.shape is not None
-    if known == len(inner):
-        return []
-    return [f"{len(inner) - known} of {len(inner)} tensors have no known shape"]
+    if known < len(inner):
+        notes.append(f"{len(inner) - known} of {len(inner)} tensors have no known shape")
+    return notes
+
+
+def _contradicted(declared: ir.Shape, dims: Dims) -> bool:
+    """Whether a shape cannot be the one that was inferred."""
+    if len(declared) != len(dims):
+        return True
+    both = zip(declared, dims, strict=True)
+    return any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in both)
+
+
+def _text(dims: Iterable[object]) -> str:
+    shown = (dim.value if isinstance(dim, ir.SymbolicDim) else dim for dim in dims)
+    return f"[{', '.join('?' if dim is None else str(dim) for dim in shown)}]"
 
 
 def _merged(declared: ir.Shape | None, dims: Dims) -> list[int | str | None]:
@@ -107,7 +125,7 @@ def _inferred(proto: onnx.ModelProto) -> dict[str, tuple[int, Dims | None]]:
     """Return element type and dims by value name, over all graphs of `proto`."""
     result = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
     found: dict[str, tuple[int, Dims | None]] = {}
-    for graph in _graph_protos(result.graph):
+    for graph in graph_protos(result.graph):
         for info in (*graph.input, *graph.value_info, *graph.output):
             kind = info.type.tensor_type
             if not info.type.HasField("tensor_type"):
@@ -125,18 +143,19 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
 
 def _forget_shapes(graph: onnx.GraphProto) -> None:
     """Drop the shapes that `graph` and its subgraphs declare, but for those of its own inputs."""
-    for inner in _graph_protos(graph):
+    for inner in graph_protos(graph):
         del inner.value_info[:]
         for output in inner.output if inner is graph else (*inner.input, *inner.output):
             if output.type.HasField("tensor_type"):
                 output.type.tensor_type.ClearField("shape")
 
 
-def _graph_protos(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def graph_protos(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield `graph` and those inside it, outer before inner."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                yield from _graph_protos(attribute.g)
+                yield from graph_protos(attribute.g)
             for inner in attribute.graphs:
-                yield from _graph_protos(inner)
+                yield from graph_protos(inner)

@@ -15,20 +15,24 @@ JUDGED = 8
 Array = npt.NDArray[np.generic]
 
 
-def suspect_colors(run: OrtExecutor, samples: Iterable[tuple[str, Batch]]) -> tuple[str, ...]:
-    """Whether pictures seem to have red and blue exchanged, judged by the float network on a few samples."""
+def suspect_colors(run: OrtExecutor, samples: Iterable[tuple[str, Batch]], order: str = "RGB") -> tuple[str, ...]:
+    """Whether pictures seem to have red and blue exchanged, judged by the float network on a few samples.
+
+    `order`: the one that they were prepared in, RGB or BGR.
+    """
     rows: tuple[list[Any], list[Any]] = ([], [])
     for label, feeds in islice(samples, JUDGED):
         for into, batch in zip(rows, (feeds, swap_colors(feeds)), strict=True):
             into.append(next(iter(run(batch, label).values())))
     if not rows[0] or np.asarray(rows[0][0]).ndim != 2:
         return ()
-    text = suspicious_colors(*(np.concatenate(r) for r in rows))
+    agreeing, swapped = (np.concatenate(r) for r in rows)
+    text = suspicious_colors(agreeing, swapped, order)
     return () if text is None else (text,)
 
 
-def suspicious_colors(agreeing: Array, swapped: Array) -> str | None:
-    """A sentence when class scores are clearly surer of pictures with red and blue exchanged.
+def suspicious_colors(agreeing: Array, swapped: Array, order: str = "RGB") -> str | None:
+    """A sentence when class scores are clearly surer of pictures with red and blue exchanged than of those in `order`.
 
     Both arrays hold one row of scores a sample, shape (samples, classes).
     """
@@ -36,9 +40,10 @@ def suspicious_colors(agreeing: Array, swapped: Array) -> str | None:
         return None
     sure, other = (float(_softmax(x).max(1).mean()) for x in (agreeing, swapped))
     if other > sure * 1.15 + 0.02:
+        other_order = "RGB" if order == "BGR" else "BGR"
         return (
             f"the float network is surer of pictures with red and blue exchanged ({other:.2f} against {sure:.2f} on "
-            "average): is the colour order right? Try --preprocess ...,color=BGR."
+            f"average): is the colour order right? Try --preprocess ...,color={other_order}."
         )
     return None
 

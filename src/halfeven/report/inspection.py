@@ -7,6 +7,7 @@ from typing import Any
 
 from halfeven.draft import Draft
 from halfeven.graph import ops
+from halfeven.steps.regions import ESTIMATED
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Inspection:
         for name, (op, why) in self.floats.items():
             kind = why
             if why.startswith("does not pay"):
-                kind = "does not pay"
+                kind = ESTIMATED if why.startswith(ESTIMATED) else "does not pay"
             elif why.endswith(f" for {op}"):
                 kind = why.removesuffix(op)
                 operators.setdefault(kind, Counter())[op] += 1

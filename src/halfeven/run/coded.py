@@ -1,7 +1,8 @@
 """Models whose inputs and outputs are codes, called with the floats that they stand for.
 
-Scale and zero point of each stand in the file's metadata (`halfeven.io.NAME`). Where the file normalises pictures itself,
-the metadata say how (`folded` in `halfeven.options`): there the codes are of the bytes p of x = (p * scale - mean) / std.
+Scale and zero point of each stand in the file's metadata (`halfeven.io.NAME`). Where the file normalises pictures
+itself, the metadata say how (`folded` in `halfeven.options`): there the codes are of the bytes p of
+x = (p * scale - mean) / std.
 """
 
 import json

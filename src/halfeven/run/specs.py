@@ -22,6 +22,12 @@ def input_specs(model: ir.Model) -> list[InputSpec]:
             continue
         if value.dtype is None or not isinstance(value.type, ir.TensorType):
             raise UnsupportedModel(f"Input '{value.name}' is no tensor; models with sequences or maps are not handled.")
+        if np.dtype(value.dtype.numpy()).isbuiltin != 1:
+            kind = value.dtype.name.lower()
+            raise UnsupportedModel(
+                f"Input '{value.name}' is {kind}, which ONNX Runtime cannot be fed from Python, so the model cannot be "
+                f"run here. Let it take float32 and Cast it to {kind}."
+            )
         dims = None if value.shape is None else tuple(d if isinstance(d, int) else d.value for d in value.shape)
         specs.append(InputSpec(value.name or "", np.dtype(value.dtype.numpy()), dims))
     return specs

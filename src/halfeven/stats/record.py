@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from halfeven.errors import BadCalibration
+from halfeven.files import write_text
 from halfeven.stats.channels import ChannelRange
 from halfeven.stats.observation import Observation
 
@@ -70,6 +71,14 @@ class Record:
             "channels": {k: v.to_json() for k, v in sorted(self.channels.items())},
             "observations": {k: v.to_json() for k, v in sorted(self.observations.items())},
         }
+
+    def save(self, path: str | Path) -> None:
+        """Write the record as JSON, beside and then renamed.
+
+        Raises:
+            BadOption: the file cannot be written.
+        """
+        write_text(Path(path), json.dumps(self.to_json(), allow_nan=False))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

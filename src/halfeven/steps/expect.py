@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from halfeven.draft import Draft, Progress, Samples
+from halfeven.graph.normals import normal_of
 from halfeven.stats.observation import Observation
 from halfeven.steps.absorb import DEVIATIONS
 from halfeven.steps.expected import expected
@@ -49,6 +50,8 @@ class Expect:
         rest = len(names) - len(found)
         if trained:
             note = f"the ranges of {counted(trained, 'tensor')} are those that BatchNormalization was trained with"
+        elif any(normal_of(value) for node in draft.model.graph.all_nodes() for value in node.outputs):
+            note = "what the folded BatchNormalization was trained with reaches no tensor that is quantized"
         else:
             note = "no BatchNormalization was folded here, whose statistics could stand in for data"
         if shares:

@@ -75,7 +75,7 @@ class Observe:
         if total is not None and not missing:
             total = min(total, self.moments)
         for label, seen, vectors in watching(watch, samples, total):
-            _refuse_nan(seen, missing, label)
+            _refuse_nan(draft.model, seen, missing, label)
             observers.move(seen)
             moments.take(vectors)
             count += 1
@@ -150,9 +150,16 @@ def _input(node: ir.Node) -> str:
     return node.inputs[0].name or ""  # type: ignore[union-attr]
 
 
-def _refuse_nan(seen: Doubles, names: Sequence[str], label: str) -> None:
+def _refuse_nan(model: ir.Model, seen: Doubles, names: Sequence[str], label: str) -> None:
     for name, nans in zip(names, seen[:, 2], strict=True):
         if nans:
+            for value in model.graph.initializers.values():
+                if ops.holds_nan(value):
+                    readers = ", ".join(f"{use.node.op_type} '{use.node.name}'" for use in value.uses())
+                    raise BadCalibration(
+                        f"Weight '{value.name}' of {readers} holds NaN, and so does what is computed from it, '{name}' "
+                        "among others. Repair the weight: no scale is of NaN."
+                    )
             raise BadCalibration(
                 f"{label}: tensor '{name}' holds {nans:.0f} NaN although the sample does not. Leave the sample out, or "
                 "keep the layer in float."

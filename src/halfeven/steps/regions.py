@@ -25,6 +25,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 INTEGER, FLOAT = "integer", "float"
 SIZE_VALUE = 0.05  # nanoseconds that a byte less of weights is worth: what is a draw in speed goes to the smaller file
 PASSIVE_PENALTY = 1.02  # an operator without weights must save something to be worth its rounding errors
+ESTIMATED = "does not pay, as estimated without measurements"
+CODED = "already quantized in the source model; left as it is"
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +95,8 @@ def make_units(model: ir.Model, target: Target, reasons: Mapping[str, str]) -> l
 def _rule(node: ir.Node, target: Target) -> tuple[OpRule | None, str]:
     """The target's row for a node, or why there is none."""
     op = node.op_type
-    if op in ops.QUANTIZED_OPS:
-        return None, "already quantized in the source model; left as it is"
+    if op in ops.QUANTIZED_OPS or ops.has_codes(node):
+        return None, CODED
     if node.domain != "":
         return None, f"operator {node.domain}.{op} is not in the target's table"
     if op in ops.RECURRENT_OPS and target.recurrent:
@@ -267,6 +269,9 @@ class Work:
 
 
 def _too_dear(unit: Unit, target: Target, shapes: Shapes) -> str:
+    if not target.costs.measured:
+        basis = f"{ESTIMATED} on {target.name}: a conversion is taken to cost as much as an operator"
+        return f"{basis}, a layer ten times that; --prefer size quantizes it all the same" if unit.layer else basis
     floating, integral = unit_costs(unit, target, shapes)
     figures = f"{floating / 1e6:.3g} us in float, {integral / 1e6:.3g} us in integers before quantize and dequantize"
     if unit.layer:

@@ -130,6 +130,8 @@ def _refusal(node: ir.Node, mode: Mode, *, every: bool) -> str:
     op = node.op_type
     if node.domain != "" or mode == "float":
         return "nothing is quantized" if mode == "float" else f"operator {node.domain}.{op} has no form here"
+    if ops.has_codes(node):
+        return "its weights are codes in the source model already; left as they are"
     recurrent = op in ops.RECURRENT_OPS and all(_is_weight(node, port) for port in (1, 2))
     if ops.weight_port(node) is None and not recurrent:
         return "computes in float: it has no constant weights"

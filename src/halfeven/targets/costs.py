@@ -66,4 +66,5 @@ UNIFORM = Costs(
     integers={**dict.fromkeys(_LAYERS, Cost()), "": Cost(call=0.5)},
     quantize=Cost(call=1.0),
     dequantize=Cost(call=1.0),
+    measured=False,
 )

@@ -60,13 +60,17 @@ class Cost:
 
 @dataclass(frozen=True)
 class Costs:
-    """Measured costs, in float and in integer, by kind of operator; the borders between the two worlds; and how."""
+    """Costs, in float and in integer, by kind of operator; of the borders between the two worlds; and where from.
+
+    Those that are not `measured` are no times: they only say what counts for more.
+    """
 
     source: str
     floats: Mapping[str, Cost]
     integers: Mapping[str, Cost]
     quantize: Cost
     dequantize: Cost
+    measured: bool = True
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from halfeven.exporters.c.identifiers import file_stem, identifier
 from halfeven.exporters.c.program import MOST, Program, Values
 from halfeven.exporters.c.text import Layout, header, laid_out, self_test, shapes_of, source
 from halfeven.exporters.onnx import to_qdq
-from halfeven.graph.files import write_text
+from halfeven.files import write_text
 from halfeven.graph.lower import lower
 from halfeven.graph.network import Network
 from halfeven.numerics.quantize import dequantize

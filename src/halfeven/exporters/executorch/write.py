@@ -20,7 +20,7 @@ from halfeven.exporters.executorch.forms import why_float
 from halfeven.exporters.executorch.module import TracedNetwork, check_codes
 from halfeven.exporters.executorch.steps import step_of
 from halfeven.exporters.litert.fixing import fixed, has_batch
-from halfeven.graph.files import write_file
+from halfeven.files import write_file
 from halfeven.graph.network import Network, Tensor
 from halfeven.graph.plan import DYNAMIC
 from halfeven.run.executorch import check_program, compiled

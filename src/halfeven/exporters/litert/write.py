@@ -31,7 +31,7 @@ from halfeven.exporters.litert.layout import Order, channels_last, plain
 from halfeven.exporters.litert.operators import why_not, write
 from halfeven.exporters.litert.recurrent import RECURRENT
 from halfeven.exporters.litert.windows import FixedLengthError
-from halfeven.graph.files import write_file
+from halfeven.files import write_file
 from halfeven.graph.network import Network, Op, Tensor
 from halfeven.graph.plan import DYNAMIC
 from halfeven.run.litert import prepare

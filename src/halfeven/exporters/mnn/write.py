@@ -9,7 +9,7 @@ from pathlib import Path
 
 from halfeven.draft import Draft
 from halfeven.exporters.mnn.table import table_of, text_of
-from halfeven.graph.files import write_file
+from halfeven.files import write_file
 from halfeven.graph.saving import save
 from halfeven.run.mnn import convert_onnx
 from halfeven.wording import counted

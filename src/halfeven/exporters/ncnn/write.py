@@ -17,7 +17,7 @@ from halfeven.exporters.ncnn.blobs import Blobs, refuse
 from halfeven.exporters.ncnn.parts import Layer, param_text, with_splits
 from halfeven.exporters.ncnn.patterns import fused
 from halfeven.exporters.onnx import to_qdq
-from halfeven.graph.files import write_file, write_text
+from halfeven.files import write_file, write_text
 from halfeven.graph.lower import lower
 from halfeven.graph.network import Network, Op
 from halfeven.run.specs import external_files

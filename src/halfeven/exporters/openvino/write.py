@@ -18,8 +18,8 @@ from halfeven.exporters.onnx import to_qdq
 from halfeven.exporters.openvino import elementwise, layers, moves, quantizers
 from halfeven.exporters.openvino.values import Values, extent, refuse
 from halfeven.exporters.openvino.xml import Document
+from halfeven.files import write_file, write_text
 from halfeven.graph import ops
-from halfeven.graph.files import write_file, write_text
 from halfeven.graph.pairs import dtype_of
 from halfeven.run.specs import external_files
 from halfeven.wording import counted

@@ -15,9 +15,9 @@ import onnx_ir as ir
 
 from halfeven.draft import Draft
 from halfeven.errors import UnsupportedByTarget
+from halfeven.files import write_text
 from halfeven.graph.biases import bias_params
 from halfeven.graph.encodings import Encoding
-from halfeven.graph.files import write_text
 from halfeven.graph.plan import DYNAMIC, Quantizer, Site
 from halfeven.graph.saving import save, spare
 from halfeven.numerics.scheme import QParams

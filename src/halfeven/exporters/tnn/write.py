@@ -17,7 +17,7 @@ from halfeven.exporters.onnx import to_qdq
 from halfeven.exporters.tnn import elementwise, layers, moves
 from halfeven.exporters.tnn.blobs import Blobs, refuse
 from halfeven.exporters.tnn.parts import Made, model_bytes, proto_text
-from halfeven.graph.files import write_file, write_text
+from halfeven.files import write_file, write_text
 from halfeven.graph.lower import REQUANTIZE, lower
 from halfeven.graph.network import BORDERS, Network, Op
 from halfeven.run.tnn_file import MOST_LAYERS, SUFFIX, Layer

@@ -8,7 +8,7 @@ from typing import BinaryIO
 import pytest
 
 from halfeven.errors import BadOption
-from halfeven.graph.files import write_file, write_text
+from halfeven.files import write_file, write_text
 
 
 def _names(folder: Path) -> list[str]:
