@@ -8,11 +8,12 @@ import onnx_ir as ir
 import pytest
 
 import halfeven
-from halfeven.draft import pipeline
+from halfeven.draft import Draft, pipeline
 from halfeven.report.inspection import Inspection, inspect_draft
 from halfeven.steps.place import Place
 from halfeven.steps.simplify import Simplify
 from halfeven.steps.trace import Trace
+from halfeven.targets import TARGETS
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]>
 net (float[1,3,8,8] x) => (float[1,512] y) <float[8,3,3,3] w1, float[8] b1, float[8,8,3,3] w2> {
@@ -63,6 +64,26 @@ def test_reasons_come_most_first_with_two_examples_and_what_does_not_pay_as_one(
         (4, "does not pay", "Conv 'c0', Conv 'c1'"),
         (1, "too small", "Add 'a'"),
     ]
+
+
+def test_what_is_only_estimated_not_to_pay_is_a_reason_of_its_own_without_times() -> None:
+    model = ir.from_proto(
+        onnx.parser.parse_model(
+            '<ir_version: 8, opset_import: ["" : 17]> g (float[1,4] x) => (float[1,4] y) { a = Sin(x) y = Add(a, x) }'
+        )
+    )
+    sample = [("s", {"x": np.ones((1, 4), np.float32)})]
+    for target, reason in (
+        ("onnxruntime-arm", "does not pay, as estimated without measurements"),
+        ("onnxruntime", "does not pay"),
+    ):
+        seen = inspect_draft(pipeline(Simplify(), Trace(), Place())(Draft(model, TARGETS[target]), sample))
+        assert (1, reason, "Add 'Add_y'") in seen.reasons()
+        why = seen.floats["Add_y"][1]
+        assert (f"on {target}: a conversion is taken to cost as much as an operator" in why) == (
+            target != "onnxruntime"
+        )
+        assert (" us in float" in why) == (target == "onnxruntime")
 
 
 def test_json_holds_every_node_and_tensor() -> None:

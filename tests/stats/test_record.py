@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from halfeven.errors import BadCalibration
+from halfeven.errors import BadCalibration, BadOption
 from halfeven.stats.channels import ChannelRange
 from halfeven.stats.observation import Observation
 from halfeven.stats.record import Record
@@ -22,10 +22,16 @@ def record(data: str = "d", seed: int = 0) -> Record:
 
 def test_a_file_gives_the_same_back(tmp_path: Path) -> None:
     path = tmp_path / "s.json"
-    path.write_text(json.dumps(record().to_json(), allow_nan=False))
+    record().save(path)
     again = Record.load(path)
     assert again.to_json() == record().to_json()
     assert replace(again, channels={}) == replace(record(), channels={})
+
+
+def test_what_cannot_be_written_is_named_and_leaves_no_half_file(tmp_path: Path) -> None:
+    with pytest.raises(BadOption, match=r"no/s\.json' cannot be written"):
+        record().save(tmp_path / "no" / "s.json")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_records_merge_to_the_sum_of_both() -> None:

@@ -172,6 +172,25 @@ def test_a_network_that_was_folded_before_says_that_noise_is_all_there_is() -> N
     assert "no BatchNormalization was folded here" in notes
 
 
+BODY = """<ir_version: 4, opset_import: ["" : 8]>
+net (float[1,8,6,6] x, bool p) => (float[1,5,6,6] y) {
+    a = Conv(x, w1)  q = If (p) <
+        then_branch = t () => (float[1,8,6,6] n) {
+            m = Conv(a, w1)  n = BatchNormalization(m, gamma, beta, mean, var) },
+        else_branch = e () => (float[1,8,6,6] r) { r = Relu(a) }>
+    y = Conv(q, w2, b2)
+}"""
+
+
+def test_what_was_folded_inside_of_a_body_is_not_denied() -> None:
+    model = onnx.parser.parse_model(BODY)
+    model.graph.initializer.extend(t for t in network().graph.initializer if t.name not in ("zero", "top"))
+    notes = halfeven.quantize(model, verify=False, prefer="size").notes
+    assert "1 BatchNormalization folded into Conv" in notes
+    assert not any("no BatchNormalization" in note for note in notes)
+    assert any("what the folded BatchNormalization was trained with reaches no tensor" in note for note in notes)
+
+
 @pytest.mark.parametrize("data", [None, {"x": inputs(8)}], ids=["made without data", "made with data"])
 def test_a_plan_is_followed_without_data(data: dict[str, np.ndarray] | None) -> None:
     given = {"verify": False, "skip": ("gptq",) if data is None else ("gptq", "equalize")}

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+import halfeven
 from halfeven.draft import Batch, Draft, pipeline
 from halfeven.errors import BadCalibration
 from halfeven.graph.patches import patches
@@ -225,3 +226,17 @@ def test_moments_merge_to_those_of_all_vectors() -> None:
     np.testing.assert_allclose(merged.gram, whole.gram, rtol=1e-5)
     np.testing.assert_allclose(whole.mean, x.mean(1), rtol=1e-5)
     np.testing.assert_allclose(whole.covariance, [np.cov(g.T, bias=True) for g in x], rtol=1e-3, atol=1e-4)
+
+
+def test_the_order_of_samples_counts_for_what_is_taken_of_the_first_alone(build: Build, samples: Samples) -> None:
+    """As docs/calibration.md says."""
+    net = build(
+        "g (float[1,4,6,6] x) => (float[1,2,6,6] y) <float[8,4,3,3] a, float[2,8,1,1] b> {"
+        " c = Conv <pads = [1, 1, 1, 1]> (x, a)  r = Relu(c)  y = Conv(r, b) }"
+    )
+    rows = [feeds for _, feeds in samples(net, 48)]
+    settings = {"prefer": "size", "verify": False}
+    for skip, alike in ((("equalize", "gptq"), True), ((), False)):
+        made = [halfeven.quantize(net, given, skip=skip, **settings) for given in (rows, rows[::-1])]
+        codes = [[t.const_value.tobytes() for t in one.model.graph.initializers.values()] for one in made]
+        assert (codes[0] == codes[1]) == alike
