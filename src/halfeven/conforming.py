@@ -1,17 +1,13 @@
 """The commands that compare integers: `halfeven conform` and `halfeven simulate`."""
 
 import argparse
-from collections.abc import Callable, Mapping
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
-
-import onnx_ir as ir
+from typing import Any
 
 from halfeven.commands import progress_of, quiet_libraries, settings_of
-from halfeven.draft import Batch
 from halfeven.errors import BadOption
-from halfeven.feeding import open_data
+from halfeven.feeding import Run, samples_of
 from halfeven.graph.model import load
 from halfeven.importers.models import is_tflite, read_as_stored
 from halfeven.printing import print_conformity, print_json, print_notes, print_simulation, print_survey
@@ -20,7 +16,6 @@ from halfeven.report.conform import to_json
 from halfeven.report.judging import Judgement, judged
 from halfeven.report.sides import refuse_real
 from halfeven.report.survey import Survey, profiles_named, surveyed
-from halfeven.wording import counted
 
 SAMPLES = 8
 """How many samples are run if nothing else is said."""
@@ -71,21 +66,8 @@ def simulate(args: argparse.Namespace) -> int:
     return 0
 
 
-class _Held(NamedTuple):
-    data: list[tuple[str, Batch]]
-    labels: Mapping[str, frozenset[int]]
-    notes: list[str]
-
-
-def _samples(args: argparse.Namespace, model: ir.Model) -> _Held:
-    """What is run: at most --limit samples, synthetic ones without data."""
-    settings = {"limit": SAMPLES, **settings_of(args, "preprocess", "labels", "limit")}
-    feed = open_data(model, args.data, settings, held_out=False, measured=True)
-    data = list(islice(feed.calibration, int(settings["limit"])))
-    notes = list(feed.notes)
-    if args.data is None:
-        notes.append(f"{counted(len(data), 'synthetic sample')}, as no --data was given: real data reach other codes")
-    return _Held(data, feed.labels, notes)
+def _samples(args: argparse.Namespace, model: Any) -> Run:
+    return samples_of(model, args.data, {"limit": SAMPLES, **settings_of(args, "preprocess", "labels", "limit")})
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"conform": conform, "simulate": simulate}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx_ir as ir
 
@@ -13,6 +13,7 @@ from halfeven.data.preprocess import Preprocess, parse_preprocess
 from halfeven.data.sample import InputSpec, Sample, Source
 from halfeven.data.source import open_source
 from halfeven.data.synthetic import Synthetic
+from halfeven.draft import Batch
 from halfeven.errors import BadCalibration, UnsupportedModel
 from halfeven.graph.widen import widened
 from halfeven.run.ort import OrtExecutor
@@ -145,6 +146,23 @@ def open_data(
     calibrating = Checked(calibration, specs)
     judging = Checked(judged, specs, instead=calibrating if isinstance(judged, Part) else None)
     return Feed(calibrating, judging, judged.labels, source, preprocess, colored, notes)
+
+
+class Run(NamedTuple):
+    """Samples to run, with their labels; `notes` say what stands in for data."""
+
+    data: list[tuple[str, Batch]]
+    labels: Mapping[str, frozenset[int]]
+    notes: list[str]
+
+
+def samples_of(model: ir.Model, data: Any, settings: Mapping[str, Any]) -> Run:
+    """At most `settings["limit"]` samples, synthetic ones without data; raises as `open_data`."""
+    feed = open_data(model, data, settings, held_out=False, measured=True)
+    held, notes = list(islice(feed.calibration, int(settings["limit"]))), list(feed.notes)
+    if data is None:
+        notes.append(f"{counted(len(held), 'synthetic sample')}, as no --data was given: real data reach other codes")
+    return Run(held, feed.labels, notes)
 
 
 def _no_classes(labels: Mapping[str, frozenset[int]], classes: int | None) -> list[str]:
