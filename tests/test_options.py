@@ -62,9 +62,9 @@ CASES: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "threshold": ({"calibrate": "octav"}, '[calibrate]\nmethod = "octav"', ("--calibrate", "octav")),
     "in turns": ({"calibrate": "admm"}, '[calibrate]\nmethod = "admm"', ("--calibrate", "admm")),
     "patterns": (
-        {"keep_float": ("MatMul", "Conv_a"), "tensors": ("b=minmax",)},
-        '[place]\nkeep_float = ["MatMul", "Conv_a"]\n[calibrate]\ntensors = ["b=minmax"]',
-        ("--keep-float", "MatMul", "--keep-float", "Conv_a", "--tensors", "b=minmax"),
+        {"keep_float": ("MatMul", "Conv_a"), "reduce_range": ("Conv*",), "tensors": ("b=minmax",)},
+        '[place]\nkeep_float = ["MatMul", "Conv_a"]\nreduce_range = ["Conv*"]\n[calibrate]\ntensors = ["b=minmax"]',
+        ("--keep-float", "MatMul", "--keep-float", "Conv_a", "--reduce-range", "Conv*", "--tensors", "b=minmax"),
     ),
     "numbers": (
         {"equalize_samples": 4, "equalize_limit": 2.0, "observe_elements": 50},

@@ -29,6 +29,8 @@ CHINESE = {
     "只量化权重；文件变小，运行时仍以浮点计算。`float`：什么都不量化。",
     "bits": "用于 static 和 weight-only：MatMul 和 Gemm 权重的位数，8 或 4。",
     "conv_bits": "用于 static 和 weight-only：Conv 和 ConvTranspose 权重的位数，8 或 4；4 位只用于存储，以浮点计算。",
+    "reduce_range": "用于 static 和 dynamic：权重用 7 位（-63 到 63）的层，其乘积在没有 VNNI 的 x86 上不会饱和："
+    "按节点名或算子类型匹配的通配模式（glob）。",
     "activation_bits": "用于 static：激活值的位数，8 或 16；16 位由 ONNX Runtime 以浮点计算。",
     "block": "用于 weight-only：一个输出中多少个权重共用一个缩放因子：16、32、64 或 128；0 表示全部。",
     "block_scales": "用于 weight-only 的 4 位分块：`integer` 使各块的缩放因子为其通道缩放因子的 1 至 16 倍（LPBQ）。",

@@ -20,7 +20,7 @@ STEPS_OF = {
     "inspect": ("simplify", "place"),
     "plot": ("simplify", "place", "equalize", "observe", "calibrate"),
 }
-METAVARS = {"keep_float": "PATTERN", "tensors": "PATTERN=METHOD", "calibrate": "METHOD"}
+METAVARS = {"keep_float": "PATTERN", "reduce_range": "PATTERN", "tensors": "PATTERN=METHOD", "calibrate": "METHOD"}
 WITHOUT = dict.fromkeys(("calibrate", "plot"), ("observe_moments", "observe_vectors"))
 
 

@@ -66,6 +66,7 @@ SHORT = {
     ("place", "mode"): "mode",
     ("place", "bits"): "bits",
     ("place", "conv_bits"): "conv_bits",
+    ("place", "reduce_range"): "reduce_range",
     ("place", "activation_bits"): "activation_bits",
     ("place", "block"): "block",
     ("place", "block_scales"): "block_scales",

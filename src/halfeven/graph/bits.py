@@ -129,6 +129,14 @@ def in_bits(scheme: Scheme, bits: int) -> Scheme:
     return replace(scheme, grid=IntGrid(bits, signed=scheme.grid.signed, narrow=scheme.grid.narrow and bits >= 8))
 
 
+def stored_grid(grid: IntGrid) -> IntGrid:
+    """The grid of the type in which weights are stored: of 5 to 7 bits in 8, of which they never use the ends.
+
+    Codes of 4 bits and fewer have a type of their own.
+    """
+    return IntGrid(8, grid.signed, narrow=grid.signed) if 4 < grid.bits < 8 else grid
+
+
 def clip_wires(model: ir.Model, plan: Plan, bounds: Bounds) -> Plan:
     """Put a Clip in front of the quantizers of some groups; the model is changed, and the plan for it given back.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from halfeven.draft import Draft
 from halfeven.graph import ops
+from halfeven.graph.bits import stored_grid
 from halfeven.steps.regions import ESTIMATED
 
 
@@ -72,7 +73,7 @@ def inspect_draft(draft: Draft) -> Inspection:
         tensor = draft.model.graph.initializers[value].const_value
         group = next(g for s, g in plan.sites.items() if s.value == value)
         if tensor is not None:
-            saved += tensor.nbytes - prod(ops.dims_of(tensor)) * plan.groups[group].scheme.grid.bits // 8
+            saved += tensor.nbytes - prod(ops.dims_of(tensor)) * stored_grid(plan.groups[group].scheme.grid).bits // 8
     by_name = {n.name or "": n.op_type for n in draft.model.graph.all_nodes()}
     floats = {name: (by_name.get(name, ""), why) for name, why in plan.floats.items()}
     groups = [(str(s), str(plan.groups[g].scheme), g) for s, g in sorted(plan.sites.items())]

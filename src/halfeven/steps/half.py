@@ -20,7 +20,6 @@ operators for indices and boxes. The crash: microsoft/onnxruntime issue 28392, s
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from itertools import islice
 from math import prod
 from typing import ClassVar, Literal
@@ -34,6 +33,7 @@ from halfeven.graph import ops
 from halfeven.graph.half import KINDS, WORDS, half_ports, halvable, halved, to_half
 from halfeven.graph.plan import Plan
 from halfeven.run.ort import OrtExecutor
+from halfeven.steps.patterns import named
 from halfeven.wording import counted
 
 LARGEST = 65504.0
@@ -163,13 +163,8 @@ def _unfit(node: ir.Node) -> str:
 
 
 def _kept(model: ir.Model, patterns: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for pattern in patterns:
-        names = [n.name or "" for n in model.graph if pattern == n.op_type or fnmatchcase(n.name or "", pattern)]
-        if not names:
-            raise BadOption(f"--keep-fp32 '{pattern}' matches no node. `halfeven inspect` lists the names.")
-        found.update(dict.fromkeys(names, f"kept in float32 by --keep-fp32 '{pattern}'"))
-    return found
+    found = named(model.graph, patterns, "--keep-fp32")
+    return {name: f"kept in float32 by --keep-fp32 '{pattern}'" for name, pattern in found.items()}
 
 
 def _overflows(

@@ -7,7 +7,6 @@ one group (union-find over values), so that a scale is solved once for all of th
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from fnmatch import fnmatchcase
 from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -23,6 +22,8 @@ from halfeven.numerics.scheme import PER_TENSOR, QParams, Scheme, ZeroRule, per_
 from halfeven.run.ort import HUGE
 from halfeven.stats.distance import sqnr_db
 from halfeven.steps.heads import heads
+from halfeven.steps.patterns import named
+from halfeven.steps.reduced import with_reduced_range
 from halfeven.steps.regions import Unit, choose, make_units
 from halfeven.steps.weights import Mode, Packing, place_weights
 from halfeven.steps.widths import in_widths, refuse_idle
@@ -56,6 +57,9 @@ class Place:
     conv_bits: int = 8
     """static and weight-only: the bits of a weight of Conv and ConvTranspose, 8 or 4; 4 is stored so, computed in
     float."""
+    reduce_range: tuple[str, ...] = ()
+    """static and dynamic: layers with weights of 7 bits, -63 to 63, whose products cannot saturate on x86 without VNNI:
+    glob patterns on node names or operator types."""
     activation_bits: int = 8
     """static: the bits of an activation, 8 or 16; 16 is computed in float by ONNX Runtime."""
     block: int = 0
@@ -83,32 +87,24 @@ class Place:
                 ),
             )
             kept = {**_rough_tables(draft.model, draft.target), **kept, **_inner(draft.model)}
-            return place_weights(draft, self.mode, kept, packed, every=self.prefer == "size")
+            placed = place_weights(draft, self.mode, kept, packed, every=self.prefer == "size")
+            return replace(placed, plan=with_reduced_range(draft.model, placed.plan, self.reduce_range))
         reasons = {**_rough_tables(draft.model, draft.target), **_masks(draft), **heads(draft.model, draft.huge)}
         reasons.update(_shape_arithmetic(draft.model))
         reasons.update(_kept(draft.model, self.keep_float))
         target, said = in_widths(draft.target, self.bits, self.conv_bits, self.activation_bits)
         units = make_units(draft.model, target, reasons)
         chosen, floats = choose(units, target, draft.shapes, "size" if said else self.prefer)
-        plan = _Placer(draft.model, target, chosen).plan()
+        plan = with_reduced_range(draft.model, _Placer(draft.model, target, chosen).plan(), self.reduce_range)
         named = {node.name or "": reason for unit, reason in floats.items() for node in unit.nodes}
         named.update(_float_tails(chosen, plan))
         return replace(draft, plan=replace(plan, floats={**named, **_inner(draft.model)})).noting(*said)
 
 
 def _kept(model: ir.Model, patterns: Sequence[str]) -> dict[str, str]:
-    """Nodes the user keeps in float; a pattern that matches nothing is an error, as it is most likely a slip."""
-    found: dict[str, str] = {}
-    for pattern in patterns:
-        names = [n.name or "" for n in model.graph if _matches(n, pattern)]
-        if not names:
-            raise BadOption(f"--keep-float '{pattern}' matches no node. `halfeven inspect` lists the names.")
-        found.update(dict.fromkeys(names, f"kept in float by --keep-float '{pattern}'"))
-    return found
-
-
-def _matches(node: ir.Node, pattern: str) -> bool:
-    return pattern in (node.name, node.op_type) or fnmatchcase(node.name or "", pattern)
+    """Nodes the user keeps in float."""
+    found = named(model.graph, patterns, "--keep-float")
+    return {name: f"kept in float by --keep-float '{pattern}'" for name, pattern in found.items()}
 
 
 def _shape_arithmetic(model: ir.Model) -> dict[str, str]:

@@ -22,6 +22,7 @@ from halfeven.targets.target import OpRule, Target
 MODES: dict[str, tuple[str, ...]] = {
     "bits": ("static", "weight-only"),
     "conv_bits": ("static", "weight-only"),
+    "reduce_range": ("static", "dynamic"),
     "activation_bits": ("static",),
     "block": ("weight-only",),
     "block_scales": ("weight-only",),

@@ -1,7 +1,7 @@
 """Whether a target can run a plan: what its table forbids, node by node, in sentences.
 
     codes        the grid, the zero point and the powers of two of a row, or of `Target.takes`: schemes that the runtime
-                 runs, though placement does not choose them
+                 runs, though placement does not choose them; weights of 5 to 7 bits where those of 8 are
     tiling       one scale for an activation; a weight one too, or one for each output channel where the row says so
     output       the scale and zero point that a kernel fixes
     bias         of the bits of the accumulator, zero point 0; float where the target has no integer bias
@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from halfeven.errors import UnsupportedByTarget
 from halfeven.graph import ops
+from halfeven.graph.bits import stored_grid
 from halfeven.graph.plan import DYNAMIC, Plan, Quantizer, Site
 from halfeven.numerics.scheme import QParams, ScaleRule, Scheme
 from halfeven.targets.target import OpRule, Target
@@ -138,10 +139,11 @@ class _Checking:
 def _misfit(quantizer: Quantizer, wanted: Scheme) -> str:
     """What keeps a quantizer from being of a scheme, as the rest of a sentence; empty when it is."""
     mine, params = quantizer.scheme, quantizer.params
-    if (mine.grid.bits, mine.grid.signed) != (wanted.grid.bits, wanted.grid.signed):
+    grid = stored_grid(mine.grid) if quantizer.role == "weight" else mine.grid
+    if (grid.bits, grid.signed) != (wanted.grid.bits, wanted.grid.signed):
         return " codes"
-    if wanted.grid.narrow and not mine.grid.narrow:
-        return f" with code {mine.grid.low}"
+    if wanted.grid.narrow and not grid.narrow:
+        return f" with code {grid.low}"
     if wanted.symmetric and not mine.symmetric and (params is None or params.zero_point.any()):
         return _zero(params)
     if wanted.scale is ScaleRule.POWER_OF_TWO and params is not None and (np.frexp(params.scale)[0] != 0.5).any():

@@ -23,6 +23,7 @@ from halfeven.errors import UnsupportedByTarget
 from halfeven.exporters.mnn.layers import Layer, layers_of, signed
 from halfeven.exporters.mnn.network import Fitted, fitted
 from halfeven.exporters.tables.entries import entries_of, of_codes, write_table
+from halfeven.graph.bits import stored_grid
 from halfeven.graph.encodings import Encoding
 from halfeven.targets.check import refuse
 from halfeven.wording import counted
@@ -49,7 +50,7 @@ def table_of(draft: Draft) -> tuple[Fitted, tuple[str, ...]]:
     plan = draft.plan  # a bias may be that of several layers, each with a scale of its own, which no table can say
     sites = {site: group for site, group in plan.sites.items() if plan.groups[group].role != "bias"}
     entries = {entry.name: entry for entry in entries_of(replace(draft, plan=replace(plan, sites=sites)))}
-    of_codes(list(entries.values()), "this MNN table")
+    of_codes(list(entries.values()), "this MNN table", reduced=True)
     layers, left = layers_of(draft, entries)
     if plan.sites and left and not layers:
         name, reason = next(iter(left.items()))
@@ -79,7 +80,7 @@ def _layer(layer: Layer, network: Fitted) -> dict[str, Any]:
     codes, grid = signed(layer.weight), layer.weight.params.scheme.grid
     limits = {"clamp_min": codes.low, "clamp_max": codes.high}
     name = network.names.get(layer.weight.name, layer.weight.name)
-    weight = {"name": name, "bits": grid.bits, "scales": layer.scales, **limits}
+    weight = {"name": name, "bits": stored_grid(grid).bits, "scales": layer.scales, **limits}
     return {
         "input": [_activation(layer.data, network)],
         "weight": [weight],

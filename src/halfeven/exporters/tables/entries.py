@@ -17,6 +17,7 @@ from halfeven.draft import Draft
 from halfeven.errors import UnsupportedByTarget
 from halfeven.files import write_text
 from halfeven.graph.biases import bias_params
+from halfeven.graph.bits import stored_grid
 from halfeven.graph.encodings import Encoding
 from halfeven.graph.plan import DYNAMIC, Quantizer, Site
 from halfeven.graph.saving import save, spare
@@ -43,14 +44,16 @@ def entries_of(draft: Draft) -> list[Encoding]:
     return [_entry(draft, name, places, nodes) for name, places in sites.items()]
 
 
-def of_codes(entries: list[Encoding], what: str, bits: int = 8) -> None:
-    """Refuse activations and weights that are not of so many bits.
+def of_codes(entries: list[Encoding], what: str, bits: int = 8, *, reduced: bool = False) -> None:
+    """Refuse activations and weights that are not of so many bits; `reduced`: but for weights stored in as many.
 
     Raises:
         UnsupportedByTarget: names the tensor and what it is.
     """
     for entry in entries:
-        if entry.role != "bias" and entry.params.scheme.grid.bits != bits:
+        grid = entry.params.scheme.grid
+        held = stored_grid(grid) if reduced and entry.role == "weight" else grid
+        if entry.role != "bias" and held.bits != bits:
             raise UnsupportedByTarget(
                 f"'{entry.name}' is {entry.params.scheme}; {what} holds {bits} bits only. Choose another format, or "
                 "change the plan."
