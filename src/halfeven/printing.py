@@ -12,7 +12,7 @@ from shutil import get_terminal_size
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from halfeven.wording import counted
+from halfeven.wording import counted, share
 
 if TYPE_CHECKING:
     from halfeven.numerics.number import Spelled
@@ -206,8 +206,9 @@ def print_simulation(found: "Judgement", *, everything: bool) -> None:
         ours, theirs = effect.hits[1], effect.hits[0]
         print(f"right: {ours} of {effect.labelled}, {theirs} there")
     _remarks("note", found.simulation.notes)
-    if found.advice:
-        say(f"advice: {found.advice}", "  ")
+    told, option = found.advised(everything=everything)
+    if told:
+        _advice(f"advice: {told}", option)
     for what, held in (("saturate", found.simulation.saturating), ("wrap", found.simulation.wrapping)):
         layers = sorted(held.items(), key=lambda item: -item[1])
         shown = layers if everything else layers[:NOTES]
@@ -217,6 +218,13 @@ def print_simulation(found: "Judgement", *, everything: bool) -> None:
         if len(layers) > len(shown):
             print(f"and {len(layers) - len(shown)} more; --all lists them")
     _divergences(list(found.simulation.tensors.values()), everything)
+
+
+def _advice(text: str, option: str) -> None:
+    """Sentences, and the option that they end in: in one line, however long, to be copied."""
+    say(text, "  ")
+    if option:
+        print(f"  {option}")
 
 
 def print_survey(model: str, found: "Survey", *, everything: bool) -> None:
@@ -236,8 +244,8 @@ def print_survey(model: str, found: "Survey", *, everything: bool) -> None:
     for row in found.rows:
         if row.refused:
             say(f"{row.profile} cannot run it: {row.refused}", "  ")
-    for why, profiles in found.remarks.items():
-        say(f"{', '.join(profiles)}: {why}", "  ")
+    for (why, option), profiles in found.remarks(everything=everything).items():
+        _advice(f"{', '.join(profiles)}: {why}", option)
     for one in judged if everything else ():
         if one.parted:
             print(f"\n{one.simulation.profile}")
@@ -250,7 +258,7 @@ def _row(one: "Judgement") -> tuple[str, ...]:
     return (
         simulation.profile,
         f"{len(one.parted)} of {len(simulation.tensors)}",
-        "" if first is None else f"{first.rate:.2%}",
+        "" if first is None else share(first.differing, first.compared),
         "" if first is None else str(first.step),
         "" if db is None else "equal" if db == float("inf") else f"{db:.1f} dB",
         f"{effect.equal} of {effect.rows}" if effect.rows else "",
@@ -264,5 +272,7 @@ def _divergences(tensors: Sequence["Divergence"], everything: bool) -> None:
     if not differing or not everything:
         return
     print()
-    made = [(d.layer, f"{d.differing:,}", f"{d.compared:,}", f"{d.rate:.2%}", str(d.step)) for d in differing]
+    made = [
+        (d.layer, f"{d.differing:,}", f"{d.compared:,}", share(d.differing, d.compared), str(d.step)) for d in differing
+    ]
     _table(made, ("layer whose output differs", "codes", "of", "rate", "steps"), numbers=(1, 2, 3, 4))

@@ -99,6 +99,12 @@ USAGES = {
 }
 
 
+def share(part: int, whole: int) -> str:
+    """A part in hundredths of the whole, with two decimals; what they would show as none is said to be little."""
+    found = f"{100 * part / max(whole, 1):.2f} %"
+    return "below 0.01 %" if part and found == "0.00 %" else found
+
+
 def counted(count: int, noun: str) -> str:
     """`1 node`, `2 nodes`: a count and the noun that it counts, whose plural takes an s."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,6 +1,7 @@
 """Promised: `conform` and `simulate` say where integers part, what becomes of the outputs, and what to do."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,25 @@ def test_all_stands_for_every_runtime_with_its_defaults() -> None:
         "integer",
     }
     assert not [name for name in names if "+" in name or name.startswith(("vitis", "journey"))]
+
+
+def test_who_follows_the_advice_sees_the_same_integers_without_vnni(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo = (str(HOME / "fashion_mnist_mbv2.onnx"), "--data", str(folder / "data.npz"), "--no-verify", "--quiet")
+    asked = ("--data", str(folder / "data.npz"), "--profile", "onnxruntime@x86-avx2")
+    text = said(capsys, "simulate", str(folder / MODEL), *asked)
+    (short,) = [line for line in text.splitlines() if line.startswith("  --reduce-range")]
+    assert short == "  --reduce-range Conv"
+    text = said(capsys, "simulate", str(folder / MODEL), *asked, "--all")
+    (long,) = [line for line in text.splitlines() if line.startswith("  --reduce-range")]
+    assert "--reduce-range /f/f.14/Conv" in long
+    for option in (short, long):
+        said(capsys, "quantize", *demo, "-o", str(folder / "seven.onnx"), *shlex.split(option))
+        found = json.loads(said(capsys, "simulate", str(folder / "seven.onnx"), *asked, "--json"))
+        assert (found["saturating"], found["reduce_range"], found["first"]) == ({}, [], None)
+        assert {d["differing"] for d in found["tensors"].values()} == {0}
+        assert found["outputs"]["sqnr_db"] is None
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from halfeven.draft import Batch
 from halfeven.report.simulate import Divergence
 from halfeven.run.runtimes import alike
 from halfeven.stats.distance import Fidelity
+from halfeven.wording import share
 
 Codes = npt.NDArray[np.integer]
 Labels = Mapping[str, frozenset[int]]
@@ -87,10 +88,10 @@ class Beside:
             return f"{self.runtime} shows no integers; its outputs are judged."
         if self.first is None:
             return f"{self.runtime} computes the integers of {self.profile}: none of {self.compared:,} differs."
-        share, step = self.differing / max(self.compared, 1), max(d.step for d in self.tensors.values())
+        step, part = max(d.step for d in self.tensors.values()), share(self.differing, self.compared)
         return (
             f"{self.runtime} parts from {self.profile} first at '{self.first.layer}': code {self.first.found} for "
-            f"{self.first.simulated} at {list(self.first.index)}; {share:.2%} of all codes differ, by {step} at most."
+            f"{self.first.simulated} at {list(self.first.index)}; {part} of all codes differ, by {step} at most."
         )
 
     def add(self, name: str, layer: str, sample: str, ours: Codes, theirs: Codes) -> None:

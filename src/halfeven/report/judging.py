@@ -1,9 +1,6 @@
 """What users of another machine will see: integers, outputs, advice.
 
-`judged` runs `simulate` for a profile beside another, and says what becomes of the outputs, and which layers need
-weights of 7 bits: on x86 without VNNI a pair of products uint8 times int8 saturates beyond 16 bits, which exact bounds
-over the weights find (`numerics.overflow`); weights of at most 64 in size never do. In ONNX Runtime on Arm64 a pair of
-depthwise products wraps where all four codes are the lowest (`numerics.product_pairs`); weights from -127 never do.
+`judged` runs `simulate` for a profile beside another, and says what becomes of the outputs, and what to do (`advice`).
 """
 
 from collections.abc import Sequence
@@ -14,9 +11,9 @@ from typing import Any
 import onnx_ir as ir
 
 from halfeven.draft import Batch
+from halfeven.report.advice import advise, patterns
 from halfeven.report.beside import Effect, Labels
-from halfeven.report.simulate import ARM64, AVX2, Divergence, Simulation, simulate
-from halfeven.wording import counted
+from halfeven.report.simulate import Divergence, Simulation, simulate
 
 
 @dataclass(frozen=True)
@@ -32,24 +29,18 @@ class Judgement:
         return [d for d in self.simulation.tensors.values() if d.differing]
 
     @property
+    def differs(self) -> bool:
+        """Whether some code or some output does."""
+        return bool(self.parted) or (self.effect.fidelity is not None and isfinite(self.effect.fidelity.sqnr_db))
+
+    @property
     def advice(self) -> str:
-        """What to do, in a sentence or two."""
-        layers, wrapping = self.simulation.saturating, self.simulation.wrapping
-        if wrapping:
-            return (
-                f"{counted(len(wrapping), 'depthwise layer')} can be off by 2^16 in a sum on {ARM64}, where two "
-                "weights of -128 meet two inputs of the lowest code. Quantize again with weights from -127."
-            )
-        if not self.simulation.profile.startswith(AVX2):
-            return "" if not self.parted else "Verify on the device if the outputs above differ more than you accept."
-        if not layers:
-            return "No sum can saturate: every pair of products fits 16 bits."
-        if not self.parted:
-            return f"{counted(len(layers), 'layer')} could saturate, and did not on these data."
-        return (
-            f"{counted(len(layers), 'layer')} can saturate. Give their weights 7 bits (codes of at most 64 in size), "
-            "and leave the others at 8."
-        )
+        """What to do, in a sentence or two; an option that does it stands at the end."""
+        return " ".join(filter(None, self.advised()))
+
+    def advised(self, *, everything: bool = False) -> tuple[str, str]:
+        """The sentences of the advice and the option; with `everything` that names every layer."""
+        return advise(self.simulation, differs=self.differs, everything=everything)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; an infinite SQNR, no difference at all, is null."""
@@ -75,6 +66,7 @@ class Judgement:
             },
             "saturating": dict(s.saturating),
             "wrapping": dict(s.wrapping),
+            "reduce_range": patterns(s) if s.saturating else [],
             "notes": list(s.notes),
             "advice": self.advice,
         }

@@ -5,7 +5,8 @@
     wrapping      depthwise, constant int8 with zero point 0, in ONNX Runtime on Arm64: pairs of weights that are both
                   -128 (`numerics.product_pairs`); weights from -127 cannot
 
-Layers are Conv, MatMul and Gemm between quantize and dequantize, and QLinearConv and QLinearMatMul.
+Layers are Conv, MatMul and Gemm between quantize and dequantize, and the integer operators of `EXPLICIT`. An integer
+operator that stands for a layer of the float network has its name; those that compute sums alone have one of their own.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from halfeven.graph.network import Network, Op
 from halfeven.numerics.overflow import pair_ranges
@@ -20,7 +22,16 @@ from halfeven.numerics.product_pairs import depthwise, wrapping_pairs
 from halfeven.run.integer.machine import code_type, constant_codes
 
 Codes = npt.NDArray[Any]
-EXPLICIT = ("QLinearConv", "QLinearMatMul")  # operands: codes, scale and zero point of each
+EXPLICIT = {  # the ports of what has the type of the codes read, of the weight's codes, and of its zero point
+    "QLinearConv": (2, 3, 5),
+    "QLinearMatMul": (2, 3, 5),
+    "QGemm": (2, 3, 5),
+    "MatMulIntegerToFloat": (4, 1, 5),
+    "ConvInteger": (0, 1, 3),
+    "MatMulInteger": (0, 1, 3),
+}
+FLOAT = {"QLinearConv": "Conv", "QLinearMatMul": "MatMul", "MatMulIntegerToFloat": "MatMul", "QGemm": "Gemm"}
+"""The operator that an integer one stands for; MatMulInteger and ConvInteger are but a part of one."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +56,23 @@ def wrapping_layers(network: Network) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
+def float_operator(op: Op) -> str:
+    """The operator of a layer in the float network, empty where it has another name there."""
+    return FLOAT.get(op.kind, "" if op.kind in EXPLICIT else op.kind)
+
+
 def _held(op: Op) -> Held | None:
-    explicit = op.kind in EXPLICIT
-    if not explicit and op.kind not in ("Conv", "MatMul", "Gemm"):
+    if op.kind not in EXPLICIT and op.kind not in ("Conv", "MatMul", "Gemm"):
         return None
     groups = int(op.attributes.get("group", 1))
-    if explicit:
-        read, codes, zeros = (None if t is None else t.data for t in (op.inputs[port] for port in (2, 3, 5)))
-        return None if read is None or codes is None or zeros is None else Held(codes, zeros, groups, read.dtype)
+    if op.kind in EXPLICIT:
+        read, weight, zero = (op.inputs[p] if p < len(op.inputs) else None for p in EXPLICIT[op.kind])
+        codes = None if weight is None else weight.data
+        if read is None or codes is None:
+            return None
+        zeros = np.zeros((), codes.dtype) if zero is None or zero.data is None else zero.data
+        known = read.dtype is not ir.DataType.UNDEFINED  # DynamicQuantizeLinear makes uint8
+        return Held(codes, zeros, groups, read.dtype.numpy() if known else np.dtype(np.uint8))
     data, weight = op.inputs[:2]
     if data is None or data.params is None or weight is None or weight.params is None or weight.data is None:
         return None
@@ -65,5 +85,5 @@ def _pairs(op: Op, held: Held) -> int:
         return 0
     if "Conv" in op.kind:
         return int(sum(r.saturating_pairs for r in pair_ranges(np.moveaxis(codes, 1, -1))))
-    rows = codes if op.kind == "Gemm" and op.attributes.get("transB", 0) else np.moveaxis(codes, -1, 0)
+    rows = codes if "Gemm" in op.kind and op.attributes.get("transB", 0) else np.moveaxis(codes, -1, 0)
     return int(sum(r.saturating_pairs for r in pair_ranges(np.ascontiguousarray(rows))))

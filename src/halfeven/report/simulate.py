@@ -3,7 +3,7 @@
 A `Simulation` has the outputs of each sample; if there is a second machine, of each coded tensor how many codes differ
 and by how many steps at most, in the order of computation; and the layers in which some pair of products can leave 16
 bits (`paired_layers`): `saturating` where one of the machines is x86 without VNNI, `wrapping` where it is ONNX Runtime
-on Arm64.
+on Arm64. Each is found in the network that this machine runs, where int8 codes may have become uint8.
 """
 
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ import numpy as np
 
 from halfeven.draft import Batch, Samples
 from halfeven.errors import BadOption
-from halfeven.report.paired_layers import saturating_layers, wrapping_layers
+from halfeven.report.paired_layers import float_operator, saturating_layers, wrapping_layers
 from halfeven.report.sides import Side, Source, in_order, pairs, sides
-from halfeven.wording import counted
+from halfeven.wording import counted, share
 
 AVX2, ARM64 = "onnxruntime@x86-avx2", "onnxruntime@arm64"
 
@@ -38,7 +38,11 @@ class Divergence:
 
 @dataclass
 class Simulation:
-    """What a machine computes. `tensors`: by name, in order, empty without a second machine."""
+    """What a machine computes. `tensors`: by name, in order, empty without a second machine.
+
+    `saturating_on`: which of the two machines, both if they are one. `operators`: of each saturating layer the operator
+    in the float network, empty where a file does not tell.
+    """
 
     profile: str
     against: str
@@ -47,8 +51,15 @@ class Simulation:
     tensors: dict[str, Divergence] = field(default_factory=dict)
     saturating: Mapping[str, int] = field(default_factory=dict)
     wrapping: Mapping[str, int] = field(default_factory=dict)
+    saturating_on: tuple[str, ...] = ()
+    operators: Mapping[str, str] = field(default_factory=dict)
     layers: tuple[int, int] = (0, 0)
     """Of the network's operators from codes to codes: those that an integer kernel of the machine computes, and all."""
+
+    @property
+    def without_vnni(self) -> list[str]:
+        """Which of the two machines are x86 without VNNI."""
+        return [name for name in (self.profile, self.against) if name.startswith(AVX2)]
 
     @property
     def first(self) -> Divergence | None:
@@ -66,9 +77,10 @@ class Simulation:
             return f"{self.profile} and {self.against} compute the same integers."
         parted = sum(d.differing > 0 for d in self.tensors.values())
         all_of_them = counted(len(self.tensors), "quantized tensor")
+        codes = share(self.first.differing, self.first.compared)
         return (
-            f"{self.profile} and {self.against} part first at '{self.first.layer}' ({self.first.rate:.2%} of its "
-            f"codes, by {self.first.step} at most); {parted} of {all_of_them} differ."
+            f"{self.profile} and {self.against} part first at '{self.first.layer}' ({codes} of its codes, by "
+            f"{self.first.step} at most); {parted} of {all_of_them} differ."
         )
 
     @property
@@ -98,10 +110,14 @@ def simulate(model: Source, data: Samples, profile: str, against: str = "", thre
     held = sides(model, [profile, *([against] if against else [])], samples[:1], threads)
     own = held[0]
     found = Simulation(profile, against, own.executor.machine.evidence, layers=_layers(own))
-    if any(name.startswith(AVX2) for name in (profile, against)):
-        found.saturating = saturating_layers(own.network)
-    if ARM64 in (profile, against):
-        found.wrapping = wrapping_layers(own.network)
+    networks = {side.executor.machine.name: side.network for side in held}
+    for name in found.without_vnni:
+        if layers := saturating_layers(networks[name]):
+            found.saturating = {**found.saturating, **layers}
+            found.saturating_on += (name,)
+            found.operators = {op.name: float_operator(op) for op in networks[name].ops if op.name in found.saturating}
+    if ARM64 in networks:
+        found.wrapping = wrapping_layers(networks[ARM64])
     common = pairs(own, held[1]) if against else {}
     for name in common:
         maker = own.network.maker(name)

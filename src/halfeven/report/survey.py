@@ -45,22 +45,25 @@ class Survey:
     samples: int
     rows: tuple[Row, ...]
 
-    @property
-    def remarks(self) -> dict[str, list[str]]:
-        """What is to be known of some machines, or to be done for them, with the machines."""
-        found: dict[str, list[str]] = {}
+    def remarks(self, *, everything: bool = False) -> dict[tuple[str, str], list[str]]:
+        """What is to be known of some machines, or to be done for them and by which option, with the machines.
+
+        With `everything` the option names every layer.
+        """
+        found: dict[tuple[str, str], list[str]] = {}
         for row in self.rows:
             if row.judgement is None:
                 continue
             has, of = row.judgement.simulation.layers
-            texts = [*row.judgement.simulation.notes, row.judgement.advice]
+            texts = [(note, "") for note in row.judgement.simulation.notes]
+            texts.append(row.judgement.advised(everything=everything))
             if has < of:
                 what = "no layer" if not has else f"{counted(of - has, 'layer')} of {of} not"
-                texts.append(
-                    f"{what} in integers: it has no kernel for these codes or operators, and computes in float"
-                )
-            for text in filter(None, texts):
-                found.setdefault(text, []).append(row.profile)
+                why = f"{what} in integers: it has no kernel for these codes or operators, and computes in float"
+                texts.append((why, ""))
+            for text in texts:
+                if text[0]:
+                    found.setdefault(text, []).append(row.profile)
         return found
 
     def to_json(self) -> dict[str, Any]:
