@@ -175,12 +175,12 @@ def calibrate(
     digest = model_digest(draft.model)
     if stats is not None:
         taken = _with_record(draft, stats, digest)
-        draft = replace(draft, shapes=taken.shapes, huge=taken.huge, channels=taken.channels)
+        draft = replace(draft, shapes=taken.shapes, sizes=taken.sizes, channels=taken.channels)
     steps = make_steps({**chosen, "observe_moments": 0})
     for name in ("simplify", "trace", "place", "equalize", "observe"):  # one by one: each frees the model before it
         draft = pipeline(steps[name])(draft, feed.calibration, progress)
     count = next((o.moving.samples for o in draft.stats.values() if o.moving is not None), feed.calibration.passed)
-    return Record(digest, (feed.digest,), count, draft.stats, draft.channels, draft.shapes, draft.huge, draft.scaling)
+    return Record(digest, (feed.digest,), count, draft.stats, draft.channels, draft.shapes, draft.sizes, draft.scaling)
 
 
 def inspect(
@@ -269,7 +269,7 @@ def _with_record(draft: Draft, stats: Record | str | Path | None, digest: str) -
         stats=record.observations,
         channels=record.channels,
         shapes=record.shapes,
-        huge=record.huge,
+        sizes=record.sizes,
         stats_scaling=record.scaling,
     )
 

@@ -48,9 +48,9 @@ class Unscaled:
 class Draft:
     """A float model, the target, and what has been decided and observed so far.
 
-    `stats`, `channels`, `shapes` (of one run on a sample) and `huge` (values of astronomic size seen in it, with their
-    magnitude) are by value name; `moments`, of what a layer multiplies by its weights, by node name; `notes` are
-    sentences for the user.
+    `stats`, `channels`, `shapes` (of one run on a sample) and `sizes` (largest magnitudes in it, of values that are
+    astronomic and of what the network's end joins) are by value name; `moments`, of what a layer multiplies by its
+    weights, by node name; `notes` are sentences for the user.
     """
 
     model: ir.Model
@@ -60,7 +60,7 @@ class Draft:
     channels: Mapping[str, ChannelRange] = field(default_factory=dict)
     moments: Mapping[str, Moments] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    huge: Mapping[str, float] = field(default_factory=dict)
+    sizes: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     assumed: frozenset[str] = frozenset()
     """The values whose `stats` were concluded from the network, without data."""

@@ -35,11 +35,11 @@ def test_what_cannot_be_written_is_named_and_leaves_no_half_file(tmp_path: Path)
 
 
 def test_records_merge_to_the_sum_of_both() -> None:
-    a, b = record("a", 1), replace(record("b", 2), huge={"h": 1e8, "g": 2e8})
+    a, b = record("a", 1), replace(record("b", 2), sizes={"h": 1e8, "g": 2e8})
     both = a.merge(b)
     assert both.observations["t"].histogram == a.observations["t"].histogram.merge(b.observations["t"].histogram)
     assert (both.samples, both.data, both.shapes) == (2, ("a", "b"), a.shapes)
-    assert both.huge == {"h": 1e9, "g": 2e8}
+    assert both.sizes == {"h": 1e9, "g": 2e8}
     assert b.merge(a).observations == both.observations
 
 
@@ -69,7 +69,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "a summary": ({"observations": {"t": {"histogram": {}}}}, "malformed .*missing"),
     "channels": ({"channels": {"t": {"low": [0], "high": [1, 2], "square": [1], "samples": 1}}}, "equal length"),
     "shapes": ({"shapes": {"t": ["a"]}}, "malformed"),
-    "huge": ({"huge": {"t": None}}, "malformed"),
+    "sizes": ({"sizes": {"t": None}}, "malformed"),
 }
 
 

@@ -94,16 +94,16 @@ def test_a_trace_knows_the_shape_of_every_value(build: Build, samples: Samples) 
     data = [("s", {"x": np.ones((5, 3), np.float32)})]
     draft = Trace()(Draft(model, TARGET), data, lambda *_: None)
     assert draft.shapes == {"x": (5, 3), "h": (2, 15), "m": (5, 4), "y": (5, 4)}
-    assert draft.huge == {}
+    assert draft.sizes == {}
 
 
 def test_a_trace_finds_values_of_astronomic_size(build: Build) -> None:
     model = build("g (float[2] x, float[2] k) => (float[2] y) { a = Add(x, x)  b = Add(a, k)  y = Exp(b) }")
     feeds = {"x": np.ones(2, np.float32), "k": np.array([0, -np.inf], np.float32)}
     draft = Trace()(Draft(model, TARGET), [("s", feeds)], lambda *_: None)
-    assert draft.huge == {"k": np.inf, "b": np.inf}
+    assert draft.sizes == {"k": np.inf, "b": np.inf}
     feeds["k"] = np.array([np.nan, 1e9], np.float32)
-    assert set(Trace()(Draft(model, TARGET), [("s", feeds)], lambda *_: None).huge) == {"k", "b", "y"}
+    assert set(Trace()(Draft(model, TARGET), [("s", feeds)], lambda *_: None).sizes) == {"k", "b", "y"}
 
 
 def test_an_error_names_the_step_it_came_from(build: Build) -> None:

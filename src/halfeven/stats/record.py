@@ -28,7 +28,7 @@ class Record:
     observations: Mapping[str, Observation] = field(default_factory=dict)
     channels: Mapping[str, ChannelRange] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    huge: Mapping[str, float] = field(default_factory=dict)
+    sizes: Mapping[str, float] = field(default_factory=dict)
     scaling: str = ""
 
     def merge(self, other: Self) -> Self:
@@ -55,8 +55,8 @@ class Record:
             )
         merged = {k: v.merge(other.observations[k]) for k, v in self.observations.items()}
         data = (*self.data, *other.data)
-        huge = {k: max(self.huge.get(k, 0.0), other.huge.get(k, 0.0)) for k in {**self.huge, **other.huge}}
-        return replace(self, data=data, samples=self.samples + other.samples, observations=merged, huge=huge)
+        sizes = {k: max(self.sizes.get(k, 0.0), other.sizes.get(k, 0.0)) for k in {**self.sizes, **other.sizes}}
+        return replace(self, data=data, samples=self.samples + other.samples, observations=merged, sizes=sizes)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -67,7 +67,7 @@ class Record:
             "samples": self.samples,
             "scaling": self.scaling,
             "shapes": {k: list(v) for k, v in sorted(self.shapes.items())},
-            "huge": dict(sorted(self.huge.items())),
+            "sizes": dict(sorted(self.sizes.items())),
             "channels": {k: v.to_json() for k, v in sorted(self.channels.items())},
             "observations": {k: v.to_json() for k, v in sorted(self.observations.items())},
         }
@@ -107,7 +107,7 @@ class Record:
                 {k: Observation.from_json(v) for k, v in data["observations"].items()},
                 {k: ChannelRange.from_json(v) for k, v in data["channels"].items()},
                 {k: tuple(int(d) for d in v) for k, v in data["shapes"].items()},
-                {k: float(v) for k, v in data["huge"].items()},
+                {k: float(v) for k, v in data["sizes"].items()},
                 str(data["scaling"]),
             )
         except (BadCalibration, AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:

@@ -89,7 +89,7 @@ class Place:
             kept = {**_rough_tables(draft.model, draft.target), **kept, **_inner(draft.model)}
             placed = place_weights(draft, self.mode, kept, packed, every=self.prefer == "size")
             return replace(placed, plan=with_reduced_range(draft.model, placed.plan, self.reduce_range))
-        reasons = {**_rough_tables(draft.model, draft.target), **_masks(draft), **heads(draft.model, draft.huge)}
+        reasons = {**_rough_tables(draft.model, draft.target), **_masks(draft), **heads(draft.model, draft.sizes)}
         reasons.update(_shape_arithmetic(draft.model))
         reasons.update(_kept(draft.model, self.keep_float))
         target, said = in_widths(draft.target, self.bits, self.conv_bits, self.activation_bits)
@@ -121,7 +121,7 @@ def _shape_arithmetic(model: ir.Model) -> dict[str, str]:
 
 def _masks(draft: Draft) -> dict[str, str]:
     """Nodes that touch values of astronomic size, such as attention masks of -3.4e38."""
-    seen = {name: size for name, size in draft.huge.items() if size >= HUGE}
+    seen = {name: size for name, size in draft.sizes.items() if size >= HUGE}
     huge = {**_huge_constants(draft.model), **seen}
     found: dict[str, str] = {}
     for node in draft.model.graph:

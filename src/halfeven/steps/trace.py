@@ -15,15 +15,15 @@ class Trace:
     name: ClassVar[str] = "trace"
 
     def __call__(self, draft: Draft, data: Samples, progress: Progress) -> Draft:
-        """The draft with `shapes` and `huge`; without data, with what the graph itself states."""
+        """The draft with `shapes` and `sizes`; without data, with what the graph itself states."""
         if draft.shapes:
             return draft
         sample = first(data)
         if sample is None:
             return replace(draft, shapes=_stated(draft))
         joined = {name for _, names in joined_at_the_end(draft.model) for name in names}
-        shapes, huge = observe(draft.model, sample[1], sample[0], joined)
-        return replace(draft, shapes={**_stated(draft), **shapes}, huge=huge)
+        shapes, sizes = observe(draft.model, sample[1], sample[0], joined)
+        return replace(draft, shapes={**_stated(draft), **shapes}, sizes=sizes)
 
 
 def _stated(draft: Draft) -> dict[str, tuple[int, ...]]:
