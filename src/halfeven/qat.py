@@ -31,14 +31,16 @@ from halfeven.importers.modules import read_given
 from halfeven.numerics.grid import Grid, IntGrid
 from halfeven.numerics.scheme import QParams
 from halfeven.options import all_options, make_steps
+from halfeven.report.inspection import inspect_draft
 from halfeven.run import torch as from_torch
 from halfeven.run.torch_keras import is_keras
-from halfeven.run.torch_weights import dropouts, learned, tensors_of
+from halfeven.run.torch_weights import buffers, dropouts, learned, momenta, tensors_of
 from halfeven.targets.check import refuse
 from halfeven.wording import counted
 
 if TYPE_CHECKING:
     from halfeven.report.conform import Conformity
+    from halfeven.training.arguments import Arguments
     from halfeven.training.network import QuantizedNetwork
 
 SKIPPED = ("equalize", "gptq", "absorb", "correct")  # they choose weights, which training does
@@ -106,8 +108,9 @@ def prepare(
     if scales not in ("log", "linear", "fixed", "moving"):
         raise BadOption(f"scales {scales!r}: choose one of log, linear, fixed, moving.")
     bits = Bits(weight_bits, activation_bits, first_and_last)
-    given = [example_inputs] if data is None and example_inputs is not None else data
     source, said = float_model(model, example_inputs)
+    takes, example = _taken(model, example_inputs, source)
+    given = [example] if data is None and example is not None else _flattened(data, takes)
     plan, renewed = _of_channels_as_they_are(plan)
     returns = _returned(model, example_inputs, source)
     result = api.quantize(
@@ -131,8 +134,9 @@ def prepare(
         codes=codes,
         rounding=rounding,  # type: ignore[arg-type]
     )
-    network.returns = returns
-    network.notes = (*said, *renewed, *result.notes, *network.notes, *keep_frozen(network, model, source))
+    network.takes, network.returns = takes, returns
+    frozen = keep_frozen(network, model, source)
+    network.notes = (*said, *renewed, *result.notes, *_floats(result.draft), *network.notes, *frozen)
     return network
 
 
@@ -225,25 +229,40 @@ def conform(
 def restore(module: Any, network: QuantizedNetwork) -> Any:
     """Give the weights of a trained network back to the module it was made from; returns the module.
 
+    Running statistics and their counts of batches are given back too. A parameter that forward does not use stays.
+
     Raises:
-        BadOption: a parameter of the module was folded into another, or has another shape.
+        BadOption: a parameter of the module was folded into another, or has another shape, or what was trained has no
+            place in the module. Then the module is as before.
     """
-    from halfeven.training.origin import network_in
+    from halfeven.training.origin import moved, network_in
     from halfeven.training.pytorch import torch
 
-    own, trained = tensors_of(module), network_in(network).weights()
-    lost = [name for name, tensor in own.items() if isinstance(tensor, torch.nn.Parameter) and name not in trained]
-    if lost:
-        raise BadOption(
-            f"'{lost[0]}' of the module is not in the trained network (one of {len(lost)}): it was folded into its "
-            "layer. Prepare with batchnorm='krishnamoorthi', and from this module."
+    own, inner = tensors_of(module), network_in(network)
+    trained, renamed = inner.weights(), inner.renamed
+    trained |= {name: trained.pop(there) for name, there in renamed.items() if there in trained}
+    there = trained.keys() | inner.unused
+    missing = [name for name, tensor in own.items() if isinstance(tensor, torch.nn.Parameter) and name not in there]
+    if missing:
+        first = next((name for name in missing if name in inner.lacking), missing[0])
+        why = (
+            "it was folded into its layer. Prepare with batchnorm='krishnamoorthi', and let no other scale or shift "
+            "stand between a layer and its normalization."
+            if first in inner.lacking
+            else "give the module that the network was prepared from."
         )
+        raise BadOption(f"'{first}' of the module is not in the trained network (one of {len(missing)}): {why}")
+    if homeless := sorted(moved(inner) - own.keys() - set(renamed.values())):
+        raise BadOption(
+            f"'{homeless[0]}' was trained (one of {len(homeless)}), and the module has no such tensor, so it would "
+            "compute something else. Give the module that the network was prepared from."
+        )
+    for name in own.keys() & trained.keys():
+        if own[name].shape != trained[name].shape:
+            raise BadOption(f"'{name}' has shape {tuple(own[name].shape)}, trained {tuple(trained[name].shape)}.")
     with torch.no_grad():
-        for name, tensor in own.items():
-            if name in trained:
-                if tensor.shape != trained[name].shape:
-                    raise BadOption(f"'{name}' has shape {tuple(tensor.shape)}, trained {tuple(trained[name].shape)}.")
-                tensor.copy_(trained[name])
+        for name in own.keys() & trained.keys():
+            own[name].copy_(trained[name])
     return module
 
 
@@ -261,9 +280,50 @@ def keep_frozen(network: QuantizedNetwork, model: api.Model, source: ir.Model) -
     """Keep out of training what the module, if it is one, keeps out, and say so."""
     if not from_torch.is_module(model):
         return ()
-    from halfeven.training.frozen import freeze
+    from halfeven.training.frozen import follow, freeze
 
-    return freeze(network, learned(model), set(source.graph.initializers), norms=is_keras(model))
+    follow(network, momenta(model))
+    own, constants = learned(model), _constants(source)
+    others = {name.rpartition("_")[0]: name for name in constants - own.keys() if name.rpartition("_")[2].isdigit()}
+    network.renamed = {name: others[name] for name in own.keys() - constants if name in others}
+    network.unused = frozenset(own.keys() - constants - network.renamed.keys())
+    return freeze(network, own, constants, buffers=buffers(model), norms=is_keras(model))
+
+
+def _constants(source: ir.Model) -> set[str]:
+    """The names of the constants of a model as it was given."""
+    names = {name for graph in source.graphs() for name in graph.initializers}
+    made = (
+        value.name or "" for node in source.graph.all_nodes() if node.op_type == "Constant" for value in node.outputs
+    )
+    return names | set(made)
+
+
+def _floats(draft: Draft) -> tuple[str, ...]:
+    """Which nodes stay float in training as in the file, and why; of those that compute with numbers."""
+    reasons = [reason for reason in inspect_draft(draft).reasons() if not reason[1].startswith("shape and index")]
+    return tuple(f"{counted(n, 'node')} in float, in training too: {why} ({some})" for n, why, some in reasons)
+
+
+def _taken(model: api.Model, example_inputs: Any, source: ir.Model) -> tuple[Arguments | None, Any]:
+    """How a module is called, if not simply with its tensors; and the example as data."""
+    if not from_torch.is_module(model):
+        return None, example_inputs
+    from halfeven.training.arguments import Arguments, Input
+
+    names = [value.name or "" for value in source.graph.inputs]
+    signature, nests, tensors = from_torch.arguments_of(model, example_inputs, [Input(name) for name in names])
+    takes = Arguments.of(signature, nests)
+    if takes.flat(names):
+        return None, example_inputs
+    return takes, dict(zip(names, tensors, strict=True))
+
+
+def _flattened(data: Any, takes: Arguments | None) -> Any:
+    """Data whose samples may be given as calls of the module, by the names of the graph's inputs."""
+    if takes is None or not isinstance(data, list | tuple):
+        return data
+    return [takes.sample(item) for item in data]
 
 
 def _returned(model: api.Model, example_inputs: Any, source: ir.Model) -> Any:

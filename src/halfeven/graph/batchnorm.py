@@ -251,7 +251,7 @@ def _channels(linear: ir.Node, shape: tuple[int, ...]) -> int:
             return shape[1]
 
 
-def _by_channel(linear: ir.Node, gain: Floats, shape: tuple[int, ...]) -> Floats:
+def by_channel(linear: ir.Node, gain: Floats, shape: tuple[int, ...]) -> Floats:
     """Spread `gain`, shape (C,) or (), over a weight of `shape`, so that it broadcasts."""
     if gain.ndim == 0:
         return gain
@@ -286,7 +286,7 @@ def _apply(linear: ir.Node, affine: _Affine, taken: set[str], *, loose: bool, ra
         raise _StaysError(f"the {linear.op_type} before has another number of channels")
     bias = None if linear.op_type == "MatMul" else _bias(linear, affine, channels, weight.dtype)
     if affine.gain.ndim or affine.gain != 1:
-        spread = _by_channel(linear, affine.gain, shape)
+        spread = by_channel(linear, affine.gain, shape)
         tolerance = max(EXACT, _UNIT[tensor.dtype]) if loose else EXACT
         _store(linear, 1, _rounded(weight.astype(np.float64) * spread, weight.dtype, tolerance, spread.shape), taken)
     if bias is not None:
@@ -296,10 +296,10 @@ def _apply(linear: ir.Node, affine: _Affine, taken: set[str], *, loose: bool, ra
 
 
 def _bias(linear: ir.Node, affine: _Affine, channels: int, dtype: np.dtype[np.generic]) -> Array | None:
-    """Return the new bias, or None if there was none and none is needed."""
+    """Return the new bias, or None if there was none and none is needed: a shift by channel may move in training."""
     value = linear.inputs[2] if len(linear.inputs) > 2 else None
     if value is None:
-        if not affine.shift.any():
+        if affine.shift.ndim == 0 and not affine.shift.any():
             return None
         return _rounded(np.broadcast_to(affine.shift, (channels,)), dtype, np.inf, (channels,))
     tensor = constant(value)

@@ -10,6 +10,7 @@ The batch is left open if the first axis of the inputs really is one (`torch_bat
 otherwise the model keeps the example's shapes, and a note says why. PyTorch is imported when a function is called.
 """
 
+import inspect
 import io
 import logging
 import sys
@@ -109,6 +110,21 @@ def structure_of(module: Any, example_inputs: Any, names: Sequence[str]) -> Any:
     inner = _unwrapped(module, torch)
     call, _ = bind(inner, example_inputs, lambda leaf: _on_device(leaf, inner, torch))
     return with_names(_Source(inner, call, (), ()).run(call), names)
+
+
+def arguments_of(
+    module: Any, example_inputs: Any, places: Sequence[Any]
+) -> tuple[inspect.Signature, dict[str, Any], list[Any]]:
+    """Forward's signature; its arguments by name, with `places` for the tensors, in order; and the tensors.
+
+    Raises:
+        BadOption: as `from_module`.
+    """
+    inner = _unwrapped(module, torch := _torch())
+    call, _ = bind(inner, example_inputs, lambda leaf: _on_device(leaf, inner, torch))
+    signature = inspect.signature(inner.forward)
+    args, kwargs = with_names((call.args, call.kwargs), places)
+    return signature, dict(signature.bind(*args, **kwargs).arguments), call.tensors
 
 
 @dataclass(frozen=True, eq=False)

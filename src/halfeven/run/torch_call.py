@@ -95,10 +95,10 @@ def named_tensors(result: Any, module: str) -> dict[str, Any]:
     return found
 
 
-def with_names(result: Any, names: Iterable[str]) -> Any:
-    """What `forward` returned, with names in the place of its tensors, in order; mappings as plain dicts."""
+def with_names(nest: Any, names: Iterable[Any]) -> Any:
+    """What `forward` returned or took, with names in the place of its tensors, in order; mappings as plain dicts."""
     rest = iter(names)
-    return _mapped(result, lambda _: next(rest))
+    return _mapped(nest, lambda _: next(rest))
 
 
 def _is_tensor(leaf: Any) -> bool:

@@ -112,6 +112,13 @@ def dropping(model: Any) -> list[str]:
     return found
 
 
+def moving_means(model: Any) -> dict[str, tuple[float | None, str, int]]:
+    """Of each normalization, by the name of its mean: the share of the statistics that is new; they are not counted."""
+    layers = [layer for _, layer in _layers(model) if getattr(layer, "moving_mean", None) is not None]
+    names = {id(variable): name for name, variable in variables(model).items()}
+    return {names[id(layer.moving_mean)]: (1 - float(layer.momentum), "", 0) for layer in layers}
+
+
 @contextmanager
 def tracing(module: Any) -> Iterator[None]:
     """While a wrapped model is traced: the nodes keep what the hooks note."""

@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from halfeven.run.torch_keras import dropping, is_keras, variables
+from halfeven.run.torch_keras import dropping, is_keras, moving_means, variables
 
 
 def inside(module: Any) -> Any:
@@ -37,3 +37,24 @@ def dropouts(module: Any) -> list[str]:
     kinds = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase)
     found = [(name, part) for name, part in module.named_modules() if isinstance(part, kinds)]
     return [name for name, part in found if getattr(part, "p", 0) or getattr(part, "dropout", 0)]
+
+
+def buffers(module: Any) -> set[str]:
+    """The names of the tensors that are no parameters."""
+    kind = sys.modules["torch"].nn.Parameter
+    return {name for name, tensor in tensors_of(module).items() if not isinstance(tensor, kind)}
+
+
+def momenta(module: Any) -> dict[str, tuple[float | None, str, int]]:
+    """How running statistics move, by the name of the mean: `training.frozen.follow` says what it is told."""
+    module = inside(module)
+    if is_keras(module):
+        return moving_means(module)
+    found: dict[str, tuple[float | None, str, int]] = {}
+    for path, part in module.named_modules():
+        if isinstance(part, sys.modules["torch"].nn.modules.batchnorm._NormBase) and part.running_mean is not None:
+            prefix = f"{path}." if path else ""
+            count = part.num_batches_tracked
+            name = "" if count is None else f"{prefix}num_batches_tracked"
+            found[f"{prefix}running_mean"] = part.momentum, name, 0 if count is None else int(count)
+    return found

@@ -1,4 +1,4 @@
-"""BatchNormalization kept alive while its layer is trained quantized, folded as the exported file will have it.
+"""BatchNormalization kept alive while a network is trained quantized, folded as the exported file will have it.
 
 A layer y = x * W + b followed by normalization becomes one layer with
 
@@ -19,197 +19,65 @@ Where each channel has a scale of its own, it is multiplied by what |gamma| / si
 calibrated (`LiveNorm.stretch`). Then a channel's codes are those of W alone, however the normalization moves: without
 that, sigma would follow the rounded weight, whose size the scale fixes, and with few bits run away from it.
 
-Running statistics move by `momentum` as PyTorch's do, the variance being that of n - 1. In evaluation both kinds are
-the frozen one, as they are for a batch of one number a channel, which has no variance.
+A normalization without such a layer before it is `LoneNorm`: by the batch in training, whichever of both is chosen.
+
+Running statistics move by `momentum` as PyTorch's do, the variance being that of n - 1; without a momentum they are the
+mean of all batches. In evaluation both kinds are the frozen one, as they are for a batch of one number a channel, which
+has no variance.
 """
 
 # mypy: disallow-subclassing-any=False
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Literal, get_args
 
-import numpy as np
-import onnx_ir as ir
-
-from halfeven.graph import ops
-from halfeven.graph.constants import fold_constants, lift_constants
-from halfeven.graph.names import name_everything
-from halfeven.graph.prepare import inline_functions
-from halfeven.graph.shapes import infer_shapes
 from halfeven.training.integers import wide
+from halfeven.training.normed import MOMENTUM, Normed
 from halfeven.training.pytorch import Tensor, torch
 
 Kind = Literal["jacob", "krishnamoorthi", "frozen"]
 Plain = Callable[[Tensor, Tensor | None], Tensor]
 Quantized = Callable[[Tensor, Tensor | None, bool, Tensor | None, Tensor], Tensor]
-LAYERS = ("Conv", "ConvTranspose")
-MOMENTUM = 0.1
 DEAD = 1e-6
 
 
-@dataclass(frozen=True)
-class Normed:
-    """Initializers of a layer and of the normalization behind it, by name; `bias` is empty if the layer has none."""
-
-    layer: str
-    weight: str
-    bias: str
-    scale: str
-    shift: str
-    mean: str
-    variance: str
-    epsilon: float
-    axis: int
-    """Of the weight's output channels."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The tensors to train."""
-        return tuple(n for n in (self.weight, self.bias, self.scale, self.shift) if n)
-
-    @property
-    def tensors(self) -> tuple[str, ...]:
-        """All of them."""
-        return (*self.names, self.mean, self.variance)
-
-
-def live_norms(source: ir.Model, folded: ir.Model) -> tuple[dict[str, Normed], ir.Model]:
-    """The normalizations that were folded into a layer of `folded`, by that layer's name; and the graph before.
-
-    `source` is the graph that `prepare` made `folded` of. Of a group of layers that share a weight, or where more was
-    folded than one normalization, none is live: those are trained as they were folded.
-    """
-    before = source.clone()
-    inline_functions(before)
-    name_everything(before)
-    lift_constants(before)
-    fold_constants(before)
-    infer_shapes(before)
-    layers = {node.name: node for node in folded.graph}
-    found = {}
-    for node in before.graph:
-        maker = node.inputs[0].producer() if node.op_type == "BatchNormalization" and node.inputs[0] else None
-        if maker is None or maker.op_type not in LAYERS or len(maker.outputs[0].uses()) != 1:
-            continue
-        after = layers.get(maker.name)
-        norm = _normed(maker, node)
-        if norm is not None and after is not None and after.outputs[0].name == node.outputs[0].name:
-            weight, expected = ops.constant_of(after.inputs[1]), _folded_weight(before, norm)
-            if weight is not None and np.allclose(weight.numpy(), expected, rtol=1e-5, atol=1e-7):
-                found[maker.name or ""] = norm
-    return found, before
-
-
-def _normed(layer: ir.Node, norm: ir.Node) -> Normed | None:
-    values = [*layer.inputs[1:3], *([None] if len(layer.inputs) < 3 else []), *norm.inputs[1:5]]
-    tensors = [ops.constant_of(v) for v in values]
-    shared = values[0] is None or len(values[0].uses()) != 1
-    grouped = layer.op_type == "ConvTranspose" and int(ops.attribute(layer, "group", 1)) != 1
-    if shared or grouped or any(t is None and i != 1 for i, t in enumerate(tensors)):
-        return None
-    names = ["" if v is None else v.name or "" for v in values]
-    weight, bias, scale, shift, mean, variance = names
-    epsilon = float(ops.attribute(norm, "epsilon", 1e-5))
-    axis = 1 if layer.op_type == "ConvTranspose" else 0
-    return Normed(layer.name or "", weight, bias, scale, shift, mean, variance, epsilon, axis)
-
-
-def _folded_weight(model: ir.Model, norm: Normed) -> np.ndarray:
-    weight, scale, variance = (
-        np.asarray(model.graph.initializers[n].const_value.numpy(), np.float64)  # type: ignore[union-attr]
-        for n in (norm.weight, norm.scale, norm.variance)
-    )
-    gain = scale / np.sqrt(variance + norm.epsilon)
-    return np.asarray(weight * gain.reshape([-1 if i == norm.axis else 1 for i in range(weight.ndim)]))
-
-
-class LiveNorm(torch.nn.Module):
-    """The normalization of one layer. Its tensors are its network's; `gain` is |gamma| / sigma when it was made.
+class LoneNorm(torch.nn.Module):
+    """A normalization that no layer took in. Its tensors are its network's.
 
     `kind` may be changed at any time: "frozen" is the freeze. A state_dict holds it too, as its place in `Kind`.
+    `momentum` is the share of the statistics that is new; None: as makes them the mean of all batches so far.
     """
 
-    def __init__(self, norm: Normed, kind: Kind, gain: Tensor, momentum: float = MOMENTUM) -> None:
+    def __init__(self, norm: Normed, kind: Kind) -> None:
         super().__init__()
-        self.norm, self.kind, self.momentum = norm, kind, momentum
-        self.register_buffer("gain", gain)
+        self.norm, self.kind = norm, kind
+        self.momentum: float | None = norm.momentum
 
-    def stretch(self, tensors: Mapping[str, Tensor], variance: Tensor) -> Tensor:
-        """What |gamma| / sigma of each channel is of that at first; 1 where either is nothing."""
-        now = (tensors[self.norm.scale] / torch.sqrt(variance + self.norm.epsilon)).abs()
-        return torch.where((now > DEAD) & (self.gain > DEAD), now / self.gain, 1.0)
-
-    def folded(self, tensors: Mapping[str, Tensor], mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """W' and b' with these statistics."""
-        norm = self.norm
-        weight, gain = tensors[norm.weight], tensors[norm.scale] / torch.sqrt(variance + norm.epsilon)
-        bias = tensors[norm.bias] - mean if norm.bias else -mean
-        shape = [-1 if i == norm.axis else 1 for i in range(weight.ndim)]
-        return weight * gain.reshape(shape), tensors[norm.shift] + bias * gain
-
-    def forward(self, tensors: Mapping[str, Tensor], plain: Plain, quantized: Quantized) -> Tensor:
-        """The layer's output.
-
-        Args:
-            tensors: What `norm` names.
-            plain: The layer in float, of a weight and a bias.
-            quantized: The layer with its weight quantized, and then divided by a number for each output channel if one
-                is given; its bias quantized too if so asked; scales of the weight times the last argument.
-        """
-        out = None
-        if self.training and self.kind == "jacob":
-            out = self._jacob(tensors, plain, quantized)
-        elif self.training and self.kind == "krishnamoorthi":
-            out = self._krishnamoorthi(tensors, quantized)
-        if out is not None:
-            return out
-        variance = tensors[self.norm.variance]
-        weight, bias = self.folded(tensors, tensors[self.norm.mean], variance)
-        return quantized(weight, bias, True, None, self.stretch(tensors, variance))
-
-    def _jacob(self, tensors: Mapping[str, Tensor], plain: Plain, quantized: Quantized) -> Tensor | None:
-        norm, tensors = self.norm, self._without_learned_bias(tensors)
-        raw = plain(tensors[norm.weight], tensors[norm.bias] if norm.bias else None)
-        count = raw.numel() // raw.shape[1]
-        if count < 2:
+    def forward(self, tensors: Mapping[str, Tensor], x: Tensor) -> Tensor | None:
+        """`x`, (N, C, ...), normalized by the batch; None where the running statistics do it."""
+        if not self.training or self.kind == "frozen" or x.numel() == x.shape[1]:
             return None
-        spread, middle = torch.var_mean(wide(raw), [i for i in range(raw.ndim) if i != 1], unbiased=False)
-        weight, bias = self.folded(tensors, middle, spread)
-        with torch.no_grad():
-            tensors[norm.mean].lerp_(middle, self.momentum)
-            tensors[norm.variance].lerp_(spread * (count / (count - 1)), self.momentum)
-        return quantized(weight, bias, True, None, self.stretch(tensors, spread))
+        return self.by_batch(tensors, x, None)
 
-    def _krishnamoorthi(self, tensors: Mapping[str, Tensor], quantized: Quantized) -> Tensor | None:
-        norm, tensors = self.norm, self._without_learned_bias(tensors)
-        weight, mean, variance = tensors[norm.weight], tensors[norm.mean], tensors[norm.variance]
-        with torch.no_grad():
-            gain = tensors[norm.scale] / torch.sqrt(variance + norm.epsilon)
-            alive = gain.abs() > DEAD  # a channel that is multiplied by nothing says nothing about its statistics
-            shape = [-1 if i == norm.axis else 1 for i in range(weight.ndim)]
-            by, over = gain.reshape(shape), torch.where(alive, gain, 1.0).reshape(shape)
-            stretch = self.stretch(tensors, variance)
-        raw = quantized(weight * by, tensors[norm.bias] if norm.bias else None, False, over, stretch)
-        if raw.numel() == raw.shape[1]:
-            return None
+    def by_batch(self, tensors: Mapping[str, Tensor], x: Tensor, alive: Tensor | None) -> Tensor:
+        """`x` normalized by its own statistics, with which the running ones move, in the channels that are `alive`."""
+        norm, mean, variance = self.norm, tensors[self.norm.mean], tensors[self.norm.variance]
         moved = mean.clone(), variance.clone()  # the way back needs them as they are now
+        share = self.share(tensors)
         out = torch.nn.functional.batch_norm(
-            raw, *moved, tensors[norm.scale], tensors[norm.shift], True, self.momentum, norm.epsilon
+            x, *moved, tensors[norm.scale], tensors[norm.shift], True, share, norm.epsilon
         )
         with torch.no_grad():
-            mean.copy_(torch.where(alive, moved[0], mean))
-            variance.copy_(torch.where(alive, moved[1], variance))
+            mean.copy_(moved[0] if alive is None else torch.where(alive, moved[0], mean))
+            variance.copy_(moved[1] if alive is None else torch.where(alive, moved[1], variance))
         return out
 
-    def _without_learned_bias(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The tensors, the layer's bias with a gradient of 0.
-
-        Normalization by the batch takes the bias away again. What rounding leaves of its gradient is noise, and Adam
-        would make full steps of it.
-        """
-        name = self.norm.bias
-        return {**tensors, name: tensors[name].detach() + 0.0 * tensors[name]} if name else tensors
+    def share(self, tensors: Mapping[str, Tensor]) -> float:
+        """How much of the statistics this call makes new; the call is counted."""
+        count = tensors[self.norm.count].add_(1) if self.norm.count else None
+        if self.momentum is not None:
+            return self.momentum
+        return 1 / int(count) if count is not None else 1 - MOMENTUM
 
     def get_extra_state(self) -> Tensor:
         """What a state_dict holds besides buffers: `kind`."""
@@ -222,3 +90,105 @@ class LiveNorm(torch.nn.Module):
     def extra_repr(self) -> str:
         """`layer, kind`."""
         return f"{self.norm.layer}, {self.kind}"
+
+
+class LiveNorm(LoneNorm):
+    """The normalization that a layer took in; `gain` is |gamma| / sigma when it was made."""
+
+    def __init__(self, norm: Normed, kind: Kind, gain: Tensor) -> None:
+        super().__init__(norm, kind)
+        self.register_buffer("gain", gain)
+
+    def stretch(self, tensors: Mapping[str, Tensor], variance: Tensor) -> Tensor:
+        """What |gamma| / sigma of each channel is of that at first; 1 where either is nothing."""
+        now = (tensors[self.norm.scale] / torch.sqrt(variance + self.norm.epsilon)).abs()
+        return torch.where((now > DEAD) & (self.gain > DEAD), now / self.gain, 1.0)
+
+    def folded(self, tensors: Mapping[str, Tensor], mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """W' and b' with these statistics."""
+        norm = self.norm
+        weight, gain = tensors[norm.weight], tensors[norm.scale] / torch.sqrt(variance + norm.epsilon)
+        bias = tensors[norm.bias] - mean if norm.bias else -mean
+        return weight * self.over_channels(gain, weight), tensors[norm.shift] + bias * gain
+
+    def over_channels(self, numbers: Tensor, weight: Tensor) -> Tensor:
+        """Numbers, (C,), in the shape in which they multiply the output channels of the weight."""
+        norm = self.norm
+        if norm.groups == 1:
+            return numbers.reshape([-1 if i == norm.axis else 1 for i in range(weight.ndim)])
+        rows = numbers.reshape(norm.groups, -1).repeat_interleave(weight.shape[0] // norm.groups, 0)
+        return rows.reshape(*rows.shape, *(1,) * (weight.ndim - 2))
+
+    def forward(  # type: ignore[override]
+        self, tensors: Mapping[str, Tensor], plain: Plain, quantized: Quantized
+    ) -> tuple[Tensor, Tensor | None]:
+        """The layer's output; and what an Add behind it adds, if the bias is not the layer's own (`Normed.apart`).
+
+        Args:
+            tensors: What `norm` names.
+            plain: The layer in float, of a weight and a bias.
+            quantized: The layer with its weight quantized, and then divided by a number for each output channel if one
+                is given; its bias quantized too if so asked; scales of the weight times the last argument.
+        """
+        found = None
+        if self.training and self.kind == "jacob":
+            found = self._jacob(tensors, plain, quantized)
+        elif self.training and self.kind == "krishnamoorthi":
+            found = self._krishnamoorthi(tensors, quantized)
+        return (
+            self._by(tensors, tensors[self.norm.mean], tensors[self.norm.variance], quantized)
+            if found is None
+            else found
+        )
+
+    def _by(
+        self, tensors: Mapping[str, Tensor], mean: Tensor, variance: Tensor, quantized: Quantized
+    ) -> tuple[Tensor, Tensor | None]:
+        """The layer folded with these statistics."""
+        weight, bias = self.folded(tensors, mean, variance)
+        stretch = self.stretch(tensors, variance)
+        if self.norm.apart:
+            return quantized(weight, None, True, None, stretch), bias
+        return quantized(weight, bias, True, None, stretch), None
+
+    def _jacob(
+        self, tensors: Mapping[str, Tensor], plain: Plain, quantized: Quantized
+    ) -> tuple[Tensor, Tensor | None] | None:
+        norm, tensors = self.norm, self._without_learned_bias(tensors)
+        raw = plain(tensors[norm.weight], tensors[norm.bias] if norm.bias else None)
+        count = raw.numel() // raw.shape[1]
+        if count < 2:
+            return None
+        spread, middle = torch.var_mean(wide(raw), [i for i in range(raw.ndim) if i != 1], unbiased=False)
+        out = self._by(tensors, middle, spread, quantized)
+        with torch.no_grad():
+            share = self.share(tensors)
+            tensors[norm.mean].lerp_(middle, share)
+            tensors[norm.variance].lerp_(spread * (count / (count - 1)), share)
+        return out
+
+    def _krishnamoorthi(
+        self, tensors: Mapping[str, Tensor], quantized: Quantized
+    ) -> tuple[Tensor, Tensor | None] | None:
+        norm, tensors = self.norm, self._without_learned_bias(tensors)
+        weight, mean, variance = tensors[norm.weight], tensors[norm.mean], tensors[norm.variance]
+        with torch.no_grad():
+            gain = tensors[norm.scale] / torch.sqrt(variance + norm.epsilon)
+            alive = gain.abs() > DEAD  # a channel that is multiplied by nothing says nothing about its statistics
+            by, over = (self.over_channels(n, weight) for n in (gain, torch.where(alive, gain, 1.0)))
+            stretch = self.stretch(tensors, variance)
+            shift = self.folded(tensors, mean, variance)[1]
+        raw = quantized(weight * by, tensors[norm.bias] if norm.bias else None, False, over, stretch)
+        if raw.numel() == raw.shape[1]:
+            return None
+        out = self.by_batch(tensors, raw, alive)
+        return (out - shift, shift) if norm.apart else (out, None)
+
+    def _without_learned_bias(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The tensors, the layer's bias with a gradient of 0.
+
+        Normalization by the batch takes the bias away again. What rounding leaves of its gradient is noise, and Adam
+        would make full steps of it.
+        """
+        name = self.norm.bias
+        return {**tensors, name: tensors[name].detach() + 0.0 * tensors[name]} if name else tensors

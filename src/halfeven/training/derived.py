@@ -24,6 +24,8 @@ from halfeven.training.pytorch import Tensor
 class Derived:
     """Instructions that compute the tensors `made`, the tensors these begin with, and what is made of no weight.
 
+    What is made of no weight are constants that an exporter writes as a number and an Expand, say.
+
     Holds: `weights` are floating-point initializers of the source with several elements; `settings` are the others.
     """
 
@@ -40,7 +42,8 @@ def derived(source: ir.Model, folded: Collection[str]) -> Derived:
     inline_functions(model)
     name_everything(model)
     lift_constants(model)
-    model.graph.inputs.extend(v for v in model.graph.initializers.values() if _is_weight(v))  # else they are folded
+    given = set(model.graph.initializers)
+    model.graph.inputs.extend(v for v in model.graph.initializers.values() if is_weight(v))  # else they are folded
     fold_constants(model)
     makers = {value.name: node for node in model.graph for value in node.outputs}
     chosen: set[ir.Node] = set()
@@ -48,12 +51,14 @@ def derived(source: ir.Model, folded: Collection[str]) -> Derived:
     weights: dict[str, Tensor] = {}
     settings: dict[str, Tensor] = {}
     for name in folded:
+        if name in model.graph.initializers and name not in given:
+            unlearned.add(name)
         if name not in makers:
             continue
         nodes, leaves = _ancestry(makers[name])
         if nodes is None:
             continue
-        learned = {v.name: v for v in leaves if _is_weight(v)}
+        learned = {v.name: v for v in leaves if is_weight(v)}
         if not learned:
             unlearned.add(name)
             continue
@@ -92,6 +97,7 @@ def _ancestry(last: ir.Node) -> tuple[set[ir.Node] | None, list[ir.Value]]:
     return nodes, leaves
 
 
-def _is_weight(value: ir.Value) -> bool:
+def is_weight(value: ir.Value) -> bool:
+    """Whether a value is a floating-point constant of several elements."""
     tensor = value.const_value
     return tensor is not None and tensor.dtype in TRAINED and int(np.prod(tensor.shape.numpy())) > 1

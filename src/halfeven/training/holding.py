@@ -51,3 +51,12 @@ def hold(root: Any, name: str, tensor: Tensor, *, learned: bool) -> str:
     else:
         module.register_buffer(last, tensor)
     return name if not folders else ".".join((*folders, last))
+
+
+def keep(root: Any, path: str) -> None:
+    """Make a buffer of the parameter at a path."""
+    folder, _, last = path.rpartition(".")
+    module = root.get_submodule(folder)
+    tensor = getattr(module, last).detach()
+    delattr(module, last)
+    module.register_buffer(last, tensor)

@@ -26,6 +26,7 @@ of; a batch is never skipped silently.
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -35,6 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfeven.errors import BadCalibration, BadOption
+from halfeven.training.batchnorm import LiveNorm
 from halfeven.training.network import QuantizedNetwork
 from halfeven.training.pytorch import Tensor, torch
 from halfeven.training.quantizer import FakeQuantizer
@@ -146,10 +148,12 @@ def _estimate_statistics(network: QuantizedNetwork, readers: Sequence[Reader], r
     device = next(network.parameters()).device
     momenta = [norm.momentum for norm in live]
     enough = len(readers) >= FEWEST
+    calls: Counter[str] = Counter()  # a normalization that is called twice has its statistics of both calls
     with torch.no_grad():
-        for k, (feeds, _) in enumerate(islice(_batches(readers, recipe), STATISTICS if enough else 0)):
+        for feeds, _ in islice(_batches(readers, recipe), STATISTICS if enough else 0):
             for norm in live:
-                norm.momentum = 1 / (k + 1)
+                calls[norm.norm.mean] += 1
+                norm.momentum = 1 / calls[norm.norm.mean]
             network(**{name: torch.as_tensor(x).to(device) for name, x in feeds.items()})
     for norm, momentum in zip(live, momenta, strict=True):
         norm.kind, norm.momentum = "frozen", momentum
@@ -246,7 +250,7 @@ def _oscillation(network: QuantizedNetwork) -> Tensor:
             continue
         weight, layer, stretch = network.get_parameter(path), network.quantizer(group), None
         norm = live.get(instruction.name)
-        if norm is not None:
+        if isinstance(norm, LiveNorm):
             held = {n: t.detach() for n, t in network.tensors(norm.norm, made).items()}
             variance = held[norm.norm.variance]
             weight = norm.folded({**held, norm.norm.weight: weight}, held[norm.norm.mean], variance)[0]

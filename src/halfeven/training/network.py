@@ -29,12 +29,14 @@ from halfeven.numerics.lsq import OPEN
 from halfeven.numerics.native import Ends
 from halfeven.numerics.rounding import Rounding
 from halfeven.numerics.scheme import QParams
-from halfeven.training.batchnorm import LiveNorm, Normed
+from halfeven.training.arguments import Arguments, inputs_of
+from halfeven.training.batchnorm import LiveNorm, LoneNorm
 from halfeven.training.biases import bias_codes
 from halfeven.training.clamps import Clamp, clamps_of
 from halfeven.training.fake_quantize import clamped
-from halfeven.training.holding import Fixed, hold, nested
+from halfeven.training.holding import Fixed, hold, keep, nested
 from halfeven.training.methods import AVERAGE, method_of, step_of
+from halfeven.training.normed import Normed
 from halfeven.training.operators import OPERATORS
 from halfeven.training.program import Constants, Instruction, Program
 from halfeven.training.pytorch import Tensor, torch
@@ -62,6 +64,10 @@ class QuantizedNetwork(torch.nn.Module):
         given: Groups whose scale and zero point are the target's own, so that nothing changes them.
         device_rounding: The rule by which the target's device rounds feature maps, for `rounding = "device"`.
 
+    `takes` and `returns` are those of the module it was made from, if any; `unused` names its tensors that forward does
+    not use, and `renamed` gives the names here of those that the graph calls otherwise; `lacking` are weights of the
+    float graph that are not trained as they are, as they were folded into others; `notes` are sentences for the user.
+
     Raises:
         BadOption: a group has no parameters: the plan was not calibrated.
     """
@@ -73,7 +79,7 @@ class QuantizedNetwork(torch.nn.Module):
         program: Program,
         constants: Constants,
         groups: Mapping[int, Quantizer],
-        norms: Mapping[str, LiveNorm] | None = None,
+        norms: Mapping[str, LoneNorm] | None = None,
         *,
         scales: Scales = "log",
         learn_zero_point: bool = False,
@@ -102,9 +108,13 @@ class QuantizedNetwork(torch.nn.Module):
                 layers[str(group)] = _layer(group, quantizer, params, *how, method)
         self.add_module(QUANTIZERS, torch.nn.ModuleDict(layers))
         self.float_only, self.rounding = False, "file"
+        self.takes: Arguments | None = None
         self.returns: Any = None
         self.origin: Any = None
         self.notes: tuple[str, ...] = ()
+        self.lacking: tuple[str, ...] = ()
+        self.unused: frozenset[str] = frozenset()
+        self.renamed: dict[str, str] = {}
 
     @property
     def rounding(self) -> Rounds:
@@ -118,25 +128,19 @@ class QuantizedNetwork(torch.nn.Module):
         self._rounding = whose
         self._rule = self.device_rounding if whose == "device" else Rounding.HALF_EVEN
 
-    def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         """The outputs as the module returned them (`returns`); else a tensor if there is one, else a tuple, in order.
 
-        Inputs in the graph's order, or by name.
+        Inputs as the module's forward takes them (`takes`), or in the graph's order, or by its names.
         """
         found = self.computed(*inputs, **named)
         if self.returns is not None:
             return nested(self.returns, dict(zip(self.program.outputs, found, strict=True)))
         return found[0] if len(found) == 1 else found
 
-    def computed(self, *inputs: Tensor, **named: Tensor) -> tuple[Tensor, ...]:
+    def computed(self, *inputs: Any, **named: Any) -> tuple[Tensor, ...]:
         """The outputs in the graph's order; inputs as for `forward`."""
-        values: Values = dict(zip(self.program.inputs, inputs, strict=False)) | named
-        missing = [name for name in self.program.inputs if name not in values]
-        if missing or len(values) != len(self.program.inputs):
-            expected = ", ".join(self.program.inputs)
-            raise BadOption(
-                f"The network takes {expected}; found {len(inputs)} inputs and {', '.join(named) or 'no'} names."
-            )
+        values: Values = inputs_of(self.takes, self.program.inputs, inputs, named)
         return tuple(self.run(self.program, values | self.derived()))
 
     def derived(self) -> Values:
@@ -165,8 +169,8 @@ class QuantizedNetwork(torch.nn.Module):
         if instruction.op == "If":
             branch = "then_branch" if bool(self._value(values, instruction.inputs[0])) else "else_branch"
             return self.run(instruction.bodies[branch], dict(values))
-        if instruction.name in self.places:
-            return (self._normed(instruction, values, seen),)
+        if instruction.name in self.places and (normed := self._normed(instruction, values, seen)) is not None:
+            return (normed,)
         clamp = self.clamps.get(instruction.outputs[0])
         if clamp is not None:
             return (self._clamped(instruction, clamp, values, seen),)
@@ -199,13 +203,17 @@ class QuantizedNetwork(torch.nn.Module):
         folder, _, last = path.rpartition(".")
         return getattr(self.get_submodule(folder), last)
 
-    def _normed(self, instruction: Instruction, values: Values, seen: dict[tuple[str, int], Tensor]) -> Tensor:
-        """A layer and the normalization that is alive behind it."""
+    def _normed(self, instruction: Instruction, values: Values, seen: dict[tuple[str, int], Tensor]) -> Tensor | None:
+        """A normalization that is alive, with its layer if it has one; None if it is to run as it stands."""
         live = getattr(self, NORMS)[self.places[instruction.name]]
         operator, attributes, groups = OPERATORS[instruction.op], instruction.attributes, (*instruction.groups, None)
-        x = self._seen(values, seen, instruction.inputs[0], groups[0])
+        x, tensors = self._seen(values, seen, instruction.inputs[0], groups[0]), self.tensors(live.norm, values)
+        if not isinstance(live, LiveNorm):
+            return live(tensors, x)
 
         def plain(weight: Tensor, bias: Tensor | None) -> Tensor:
+            if live.norm.apart:
+                return operator(attributes, x, weight) if bias is None else operator(attributes, x, weight) + bias
             return operator(attributes, x, weight, bias)
 
         def quantized(
@@ -218,9 +226,12 @@ class QuantizedNetwork(torch.nn.Module):
             coded = groups[2] if rounded and not self.float_only else None
             if bias is not None and coded is not None and coded in self.biases:
                 bias = self._bias(instruction, bias, coded, stretch)
-            return operator(attributes, x, weight, bias)
+            return plain(weight, bias)
 
-        return live(self.tensors(live.norm, values), plain, quantized)
+        out, shift = live(tensors, plain, quantized)
+        if shift is not None:
+            values[live.norm.apart] = shift
+        return out
 
     def _clamped(
         self, instruction: Instruction, clamp: Clamp, values: Values, seen: dict[tuple[str, int], Tensor]
@@ -279,7 +290,7 @@ class QuantizedNetwork(torch.nn.Module):
         found, made, live = {}, self.derived(), self.live_norms()
         for instruction in self.program.instructions:
             norm = live.get(instruction.name)
-            if norm is not None and instruction.groups[1] is not None:
+            if isinstance(norm, LiveNorm) and instruction.groups[1] is not None:
                 tensors = self.tensors(norm.norm, made)
                 found[instruction.groups[1]] = norm.stretch(tensors, tensors[norm.norm.variance])
         return found
@@ -295,12 +306,20 @@ class QuantizedNetwork(torch.nn.Module):
         for layer in getattr(self, QUANTIZERS).values():
             layer.following = False
 
+    def keep(self, name: str) -> None:
+        """Make a buffer of the tensor of this name."""
+        keep(self, self.paths[name])
+
+    def hold(self, name: str, tensor: Tensor) -> None:
+        """Have a buffer beside those of the graph."""
+        self.paths[name] = hold(self, name, tensor, learned=False)
+
     def weights(self) -> dict[str, Tensor]:
-        """The tensors by the names that the graph's initializers have; running statistics too."""
+        """The tensors by the names that the graph's initializers have; running statistics too, and their counts."""
         return {name: self._at(path) for name, path in self.paths.items()}
 
-    def live_norms(self) -> dict[str, LiveNorm]:
-        """The normalizations that are alive, by the name of their layer."""
+    def live_norms(self) -> dict[str, LoneNorm]:
+        """The normalizations that are alive, by the name of their layer, or their own; in the order they run in."""
         return {name: getattr(self, NORMS)[place] for name, place in self.places.items()}
 
 

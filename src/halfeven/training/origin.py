@@ -27,11 +27,12 @@ from halfeven.graph.weights import array_at, put_constant
 from halfeven.numerics.grid import Grid, IntGrid
 from halfeven.numerics.scheme import QParams, Scheme
 from halfeven.targets import target_named
-from halfeven.training.batchnorm import Kind, LiveNorm, Normed, live_norms
+from halfeven.training.batchnorm import Kind, LiveNorm, LoneNorm
 from halfeven.training.biases import with_biases
-from halfeven.training.derived import derived
+from halfeven.training.derived import derived, is_weight
 from halfeven.training.methods import idle_methods, step_of
 from halfeven.training.network import QUANTIZERS, QuantizedNetwork, Rounds, Scales
+from halfeven.training.normed import Normed, norms_of
 from halfeven.training.program import Constants, Program, constants_of, program_of, tensor_of
 from halfeven.training.pytorch import Tensor, torch
 from halfeven.wording import counted
@@ -93,15 +94,16 @@ def network_of(
         BadOption: a group of the plan has no parameters.
     """
     program, constants = program_of(draft.model, draft.plan), constants_of(draft.model)
-    norms: dict[str, LiveNorm] = {}
+    norms: dict[str, LoneNorm] = {}
     notes: tuple[str, ...] = ()
     if source is not None:
-        found, before = live_norms(source, draft.model) if batchnorm != "folded" else ({}, source)
-        constants = _unfolded(constants, draft.model, found, before)
-        norms = {n: LiveNorm(norm, cast("Kind", batchnorm), _gain(constants, norm)) for n, norm in found.items()}
-        others = sum(node.op_type == "BatchNormalization" for node in before.graph) - len(norms)
-        if others and batchnorm != "folded":
-            notes = (f"{counted(others, 'BatchNormalization')} not behind a convolution of its own: trained as folded",)
+        known = norms_of(source, draft.model)
+        found = known.live if batchnorm != "folded" else {}
+        constants = _unfolded(constants, draft.model, found, known.before)
+        norms = {name: _norm(norm, cast("Kind", batchnorm), constants) for name, norm in found.items()}
+        if known.others and batchnorm != "folded":
+            what = counted(len(known.others), "BatchNormalization")
+            notes = (f"{what} folded together with other operators, and trained so: '{known.others[0]}'",)
         fresh = [name for name, norm in found.items() if _untrained(constants.trained, norm)]
         if fresh:
             what = counted(len(fresh), "BatchNormalization")
@@ -126,7 +128,18 @@ def network_of(
     weights = [network.quantizer(g).scheme.grid for g, q in draft.plan.groups.items() if q.role == "weight"]
     idle = idle_methods(method, scales, learn_zero_point, weights)
     network.origin, network.notes = Origin.of(draft), (*notes, *idle)
+    if source is not None:
+        weights = {name for name, value in source.graph.initializers.items() if is_weight(value)}
+        network.lacking = tuple(sorted(weights - network.paths.keys() - constants.fixed.keys()))
     return network
+
+
+def _norm(norm: Normed, kind: Kind, constants: Constants) -> LoneNorm:
+    """The normalization as a module; with its layer it keeps what each channel is multiplied with, without its sign."""
+    if not norm.weight:
+        return LoneNorm(norm, kind)
+    scale, variance = constants.trained[norm.scale], constants.trained[norm.variance]
+    return LiveNorm(norm, kind, (scale / torch.sqrt(variance + norm.epsilon)).abs())
 
 
 def _untrained(trained: Mapping[str, Tensor], norm: Normed) -> bool:
@@ -141,12 +154,6 @@ def _given(draft: Draft) -> frozenset[int]:
     return frozenset(group for name in fixed if (group := draft.plan.sites.get(Site(name))) is not None)
 
 
-def _gain(constants: Constants, norm: Normed) -> Tensor:
-    """What each channel of a layer is multiplied with by its normalization, without its sign."""
-    scale, variance = constants.trained[norm.scale], constants.trained[norm.variance]
-    return (scale / torch.sqrt(variance + norm.epsilon)).abs()
-
-
 def _rooted(program: Program, constants: Constants, source: ir.Model) -> tuple[Program, Constants]:
     """The program beginning at the tensors of the source: weights that preparing made of others are made anew."""
     parts = derived(source, constants.trained.keys())
@@ -157,21 +164,23 @@ def _rooted(program: Program, constants: Constants, source: ir.Model) -> tuple[P
 
 def _unfolded(constants: Constants, folded: ir.Model, norms: Mapping[str, Normed], before: ir.Model) -> Constants:
     """Constants with the tensors of layers and normalizations in place of those folded from them."""
-    gone = {
-        value.name
-        for node in folded.graph
-        if node.name in norms
-        for value in node.inputs[1:3]
-        if value is not None and len(value.uses()) == 1
-    }
+    gone = _made_by_folding(folded, norms)
     trained = {name: tensor for name, tensor in constants.trained.items() if name not in gone}
-    fixed = {name: tensor for name, tensor in constants.fixed.items() if name not in gone}
+    live = {name for norm in norms.values() for name in norm.tensors}
+    fixed = {name: tensor for name, tensor in constants.fixed.items() if name not in gone | live}
     for norm in norms.values():
         for name in norm.tensors:
             tensor = before.graph.initializers[name].const_value
             assert tensor is not None
             trained[name] = tensor_of(tensor)
     return Constants(trained, fixed)
+
+
+def _made_by_folding(folded: ir.Model, norms: Mapping[str, Normed]) -> set[str]:
+    """The weights and biases that live normalizations were folded into."""
+    nodes = [node for node in folded.graph if node.name in norms and norms[node.name or ""].weight]
+    values = [value for node in nodes for value in node.inputs[1:3] if value is not None and len(value.uses()) == 1]
+    return {value.name or "" for value in values} | {norm.apart for norm in norms.values() if norm.apart}
 
 
 def draft_of(network: QuantizedNetwork) -> Draft:
@@ -231,6 +240,21 @@ def _held(network: QuantizedNetwork) -> Iterator[str]:
             )
 
 
+def moved(network: QuantizedNetwork) -> set[str]:
+    """The names of the parameters and running statistics that are not as they were in the float graph."""
+    graph = network.origin.draft().model.graph
+    before = {v.name: v.const_value for g in (graph, *graph.subgraphs()) for v in g.initializers.values()}
+    kept = {path for path, _ in network.named_buffers()} - {
+        network.paths[name] for live in network.live_norms().values() for name in (live.norm.mean, live.norm.variance)
+    }
+    found = set()
+    for name, tensor in network.weights().items():
+        then = before.get(name)
+        if network.paths[name] not in kept and (then is None or not torch.equal(tensor.cpu(), tensor_of(then))):
+            found.add(name)
+    return found
+
+
 def network_in(module: Any) -> QuantizedNetwork:
     """The network itself, from inside what DDP, AveragedModel, torch.compile and the like put around it.
 
@@ -273,14 +297,14 @@ def _trained(network: QuantizedNetwork, draft: Draft) -> dict[str, Tensor]:
         made = network.derived()
     tensors, live = {**network.weights(), **made}, network.live_norms()
     known = {name for graph in (draft.model.graph, *draft.model.graph.subgraphs()) for name in graph.initializers}
-    alone = {name for norm in live.values() for name in norm.norm.tensors}
-    found = {name: tensor for name, tensor in tensors.items() if name not in alone and name in known}
+    folded = _made_by_folding(draft.model, {name: norm.norm for name, norm in live.items()})
+    found = {name: tensor for name, tensor in tensors.items() if name in known and name not in folded}
     for node in draft.model.graph:
         norm = live.get(node.name or "")
-        if norm is not None:
+        if isinstance(norm, LiveNorm):
+            held = network.tensors(norm.norm, made)
             with torch.no_grad():
-                parts = norm.folded(
-                    network.tensors(norm.norm, made), tensors[norm.norm.mean], tensors[norm.norm.variance]
-                )
-            found.update({v.name or "": part for v, part in zip(node.inputs[1:3], parts, strict=True) if v is not None})
+                weight, bias = norm.folded(held, held[norm.norm.mean], held[norm.norm.variance])
+            names = [value.name or "" for value in node.inputs[1:3] if value is not None]
+            found.update(zip([names[0], norm.norm.apart or names[-1]], (weight, bias), strict=True))
     return found
