@@ -79,7 +79,7 @@ def prepare(
         target: Name of the target.
         plan: A plan to follow, calibrated or not. Scales of equalized channels are taken anew from the data, as
             training leaves channels as they are.
-        batchnorm: "krishnamoorthi", "jacob" or "frozen" keep BatchNormalization behind a convolution alive, as
+        batchnorm: "krishnamoorthi", "jacob" or "frozen" keep BatchNormalization alive, as
             `training.batchnorm` says; "folded" trains the folded weights.
         scales: "log" trains the logarithm of each scale, "linear" the scale itself (LSQ as published; give it a rate of
             its own), "fixed" leaves them as calibrated, "moving" follows the ranges of what passes.

@@ -80,7 +80,7 @@ def network_of(
 
     Args:
         draft: With parameters for every group.
-        source: The float model that the draft was prepared from; with it BatchNormalization behind a convolution is
+        source: The float model that the draft was prepared from; with it BatchNormalization is
             kept alive, as `batchnorm` says (see `training.batchnorm`), unless that is "folded".
         batchnorm: What becomes of BatchNormalization.
         scales: How scales are trained: "log", "linear", "fixed" or "moving".
@@ -129,8 +129,8 @@ def network_of(
     idle = idle_methods(method, scales, learn_zero_point, weights)
     network.origin, network.notes = Origin.of(draft), (*notes, *idle)
     if source is not None:
-        weights = {name for name, value in source.graph.initializers.items() if is_weight(value)}
-        network.lacking = tuple(sorted(weights - network.paths.keys() - constants.fixed.keys()))
+        given = {name for name, value in source.graph.initializers.items() if is_weight(value)}
+        network.lacking = tuple(sorted(given - network.paths.keys() - constants.fixed.keys()))
     return network
 
 

@@ -1,0 +1,157 @@
+# ruff: noqa: E402
+"""Promised: a network is called as its module is, with nests and constants, and calibrated with such calls; constants
+that are no parameters of the module are not trained, so that what is restored computes what was trained, and what has
+no place in the module is named; notes say what stays float.
+"""
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+
+from halfeven import qat
+from halfeven.errors import BadOption
+
+nn, F = torch.nn, torch.nn.functional
+
+
+def noise(*shape: int) -> Any:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def step(network: Any, *inputs: Any) -> None:
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    network.train()(*inputs).square().mean().backward()
+    optimizer.step()
+    network.eval()
+
+
+class Stateful(nn.Module):
+    """Takes a state as a tuple, and a switch, and gives the state back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.r, self.h = nn.LSTM(5, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x: Any, state: Any, *, gain: Any = None, twice: bool = False) -> Any:
+        y, state = self.r(x, state)
+        y = self.h(y) if gain is None else self.h(y) * gain["by"]
+        return y + y if twice else y, state
+
+
+CALL = {"x": noise(3, 7, 5), "state": (noise(1, 3, 4), noise(1, 3, 4)), "gain": {"by": noise(2)}, "twice": True}
+
+
+def test_a_network_is_called_with_the_nests_and_names_of_its_module() -> None:
+    torch.manual_seed(0)
+    module = Stateful().eval()
+    network = qat.prepare(module, CALL)
+    network.float_only = True
+    x, state, gain = CALL["x"], CALL["state"], CALL["gain"]
+    wanted, (h, c) = module(**CALL)
+    for held in (network, pickle.loads(pickle.dumps(network)), copy.deepcopy(network)):
+        for found, (one, other) in (held(**CALL), held(x, state, gain=gain), held(x, state, twice=True, gain=gain)):
+            for ours, theirs in ((found, wanted), (one, h), (other, c)):
+                torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert torch.equal(network(x, *state, gain["by"])[0], network(**CALL)[0])
+    with pytest.raises(BadOption, match=r"takes x, state=\(state_0, state_1\), gain=.*'twice' is True, which is built"):
+        network(x, state, gain=gain, twice=False)
+    with pytest.raises(BadOption, match="'state' has 2 parts"):
+        network(x, (state[0],), gain=gain)
+    with pytest.raises(BadOption, match="'gain' is missing"):
+        network(x, state)
+
+
+def test_calls_of_the_module_are_data_to_calibrate_with() -> None:
+    torch.manual_seed(0)
+    module, small = Stateful().eval(), (noise(3, 7, 5), (noise(1, 3, 4), noise(1, 3, 4)))
+    large = (30 * small[0], small[1])
+    narrow, wide = (qat.prepare(module, small, data=data, target="litert") for data in ([small], [small, large]))
+    first, second = (float(n.quantizers["0"].scale_and_zero_point()[0].detach().max()) for n in (narrow, wide))
+    assert second > 5 * first
+
+
+NORMS = {
+    "instance": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)),
+    "group": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 2, 1)),
+    "layer": lambda: nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 2)),
+    "batch": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), nn.ReLU(), nn.Conv2d(4, 2, 1)),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_constants_that_an_exporter_makes_are_not_trained_and_the_module_is_restored_whole(name: str) -> None:
+    torch.manual_seed(0)
+    module, x = NORMS[name]().eval(), noise(8, 3, 8, 8)
+    network = qat.prepare(module, x)
+    assert {n for n, _ in module.named_parameters()} == {
+        n for n, _ in network.named_parameters() if not n.startswith("quantizers.")
+    }
+    for _ in range(5):
+        step(network, x)
+    restored = qat.restore(module, network).eval()
+    network.float_only = True
+    torch.testing.assert_close(network(x), restored(x), rtol=1e-4, atol=1e-5)
+
+
+class Tables(nn.Module):
+    """A buffer, one that no state_dict holds, a constant of forward, and a layer that forward does not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.unused, self.b = nn.Linear(8, 8), nn.Linear(8, 3), nn.Linear(8, 2)
+        self.register_buffer("pos", noise(5, 8))
+        self.register_buffer("mean", noise(8), persistent=False)
+
+    def forward(self, x: Any) -> Any:
+        return self.b(torch.relu(self.a(x - self.mean + self.pos) + torch.arange(8.0)))
+
+
+def test_buffers_stay_buffers_and_what_forward_does_not_use_stays_in_the_module() -> None:
+    torch.manual_seed(0)
+    module, x = Tables(), noise(4, 5, 8)
+    network = qat.prepare(module, x)
+    assert {n for n, _ in network.named_parameters() if not n.startswith("quantizers.")} == {
+        "a.weight", "a.bias", "b.weight", "b.bias",
+    }  # fmt: skip
+    assert {"pos", "mean"} <= {n for n, _ in network.named_buffers()}
+    before = module.unused.weight.clone()
+    step(network, x)
+    qat.restore(module, network)
+    assert torch.equal(module.unused.weight, before)
+    assert torch.equal(module.a.weight, network.get_parameter("a.weight"))
+
+
+def test_restoring_into_a_module_that_lacks_what_was_trained_is_refused() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    network, other = qat.prepare(module, noise(8, 8)), nn.Sequential(nn.Linear(8, 8))
+    step(network, noise(8, 8))
+    before = other[0].weight.clone()
+    with pytest.raises(BadOption, match=r"'2\.bias' was trained \(one of 2\), and the module has no such tensor"):
+        qat.restore(other, network)
+    assert torch.equal(other[0].weight, before)
+
+
+class Branches(nn.Module):
+    """Two branches, of which a sum chooses, between layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.i, self.a, self.b, self.o = (nn.Linear(6, 6) for _ in range(4))
+
+    def forward(self, x: Any) -> Any:
+        x = self.i(x)
+        return self.o(torch.cond(x.sum() > 0, lambda z: self.a(z), lambda z: self.b(z), (x,)))
+
+
+def test_notes_say_what_is_trained_in_float() -> None:
+    torch.manual_seed(0)
+    notes = qat.prepare(Branches().eval(), noise(32, 6)).notes
+    assert any(n.startswith("2 nodes in float, in training too: inside the body of a control-flow") for n in notes)
+    notes = qat.prepare(Stateful().eval(), (CALL["x"], CALL["state"])).notes
+    assert any("in float, in training too: ONNX Runtime has no integer kernel for static LSTM" in n for n in notes)
