@@ -208,7 +208,7 @@ def test_a_scale_of_its_own_that_a_plan_gives_a_bias_is_kept_where_scales_are(
     site, group = next((s, g) for s, g in plan.sites.items() if plan.groups[g].role == "bias")
     own = plan.groups[group]
     wide = replace(own.params, scale=own.params.scale * 4)
-    plan = plan.with_group(group, replace(own, params=wide, method="given"))
+    plan = plan.with_group(group, replace(own, params=wide, method=""))
     network = qat.prepare(copy.deepcopy(module), x, target="vitis-dpu", plan=plan, scales=scales).eval()
     assert bool(bias_scales(network)[site] == wide.scale.max()) is (scales == "fixed")
     np.testing.assert_array_equal(values(network, x), in_onnxruntime(network, x, tmp_path / "m.onnx"))
