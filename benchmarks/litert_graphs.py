@@ -6,7 +6,7 @@ saturate. Sizes are odd and even, below and above the lengths of vectors; convol
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -277,6 +277,21 @@ def mean(d: Draw) -> FileGraph:
     return graph("MEAN", tensors, [0], "ReducerOptions", keepDims=keep)
 
 
+def wider(made: FileGraph) -> FileGraph:
+    """The same of int16 activations, symmetric, on scales 256 times as fine; the bias has 64 bits."""
+    tensors = []
+    for tensor in made.tensors:
+        fine = None if tensor.scale is None else tensor.scale.astype(np.float32) / np.float32(256)
+        if tensor.dtype == "int8" and tensor.data is None:
+            tensor = replace(tensor, dtype="int16", scale=fine, zero_point=np.zeros(1, np.int64))
+        elif tensor.dtype == "int32" and tensor.scale is not None and tensor.data is not None:
+            tensor = replace(tensor, dtype="int64", scale=fine, data=tensor.data.astype(np.int64) * 256)
+        tensors.append(tensor)
+    (op,) = made.ops
+    more = {"potScaleInt16": False} if op.code in ("ADD", "SUB") else {}
+    return replace(made, tensors=tensors, ops=[replace(op, fields={**op.fields, **more})])
+
+
 OPERATORS: Mapping[str, Callable[[Draw], FileGraph]] = {
     "CONV_2D": lambda d: convolution(d, False),
     "DEPTHWISE_CONV_2D": lambda d: convolution(d, True),
@@ -286,6 +301,12 @@ OPERATORS: Mapping[str, Callable[[Draw], FileGraph]] = {
     "BATCH_MATMUL, turned": lambda d: matrices(d, True),
     "BATCH_MATMUL, constant": matrices_by_constant,
     "BATCH_MATMUL, 16 bits": matrices_of_16_bits,
+    "CONV_2D, 16 bits": lambda d: wider(convolution(d, False)),
+    "DEPTHWISE_CONV_2D, 16 bits": lambda d: wider(convolution(d, True)),
+    "FULLY_CONNECTED, 16 bits": lambda d: wider(dense(d)),
+    "ADD, 16 bits": lambda d: wider(two(d, "ADD", d.one_in(2))),
+    "SUB, 16 bits": lambda d: wider(two(d, "SUB", d.one_in(2))),
+    "MEAN, 16 bits": lambda d: wider(mean(d)),
     "ADD": lambda d: two(d, "ADD"),
     "ADD, broadcast": lambda d: two(d, "ADD", True),
     "SUB": lambda d: two(d, "SUB"),

@@ -107,3 +107,16 @@ def test_micro_makes_weights_real_by_the_scale_of_their_first_channel_and_so_doe
     )
     np.testing.assert_allclose(ours, micro, rtol=1e-4, atol=1e-4)
     assert np.allclose(other, micro, rtol=1e-1, atol=1e-1) == (mode == "static")
+
+
+def test_every_integer_of_a_network_of_16_bit_activations_is_that_of_the_runtime() -> None:
+    pytest.importorskip("tflite_micro")
+    home = Path(demo.__file__).parent
+    pictures = np.load(home / "calibration.npz")["x"][:16, None].astype(np.float32) / np.float32(255)
+    source = str(home / "fashion_mnist_mbv2.onnx")
+    model = halfeven.quantize(source, pictures, target="litert-int16", verify=False).model
+    found = conform(model, [("a picture", {"input": pictures[:1]})], ("litert", "litert@reference", "tflite-micro"))
+    for one in found.runtimes:
+        assert one.refused == ""
+        assert one.differing == 0
+        assert one.compared > (9 if one.runtime == "tflite-micro" else 100_000)

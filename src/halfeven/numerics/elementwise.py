@@ -49,6 +49,7 @@ class Addition(StrEnum):
     """Names a way to add. The table above is its definition."""
 
     DOUBLE_ROUNDING = "double_rounding"
+    DOUBLE_ROUNDING_16 = "double_rounding_16"
     FIXED_HALF_UP = "fixed_half_up"
     FIXED_HALF_AWAY = "fixed_half_away"
     FLOAT32_FUSED = "float32_fused"
@@ -105,8 +106,9 @@ def add(
     if kernel is Addition.FLOAT32_FUSED:
         return np.clip(_fused_sum(a, b, in_a, in_b, out.affine, scalar), out.low, out.high).astype(np.int32)
     da, db = _offsets(a, in_a), _offsets(b, in_b)
-    if kernel is Addition.DOUBLE_ROUNDING:
-        total = _doubly_rounded_sum(da, db, in_a, in_b, out.affine)
+    if kernel in (Addition.DOUBLE_ROUNDING, Addition.DOUBLE_ROUNDING_16):
+        left = 20 if kernel is Addition.DOUBLE_ROUNDING else 15
+        total = _doubly_rounded_sum(da, db, in_a, in_b, out.affine, left)
     elif kernel is Addition.FIXED_HALF_UP:
         if not _held(in_a, in_b, out.affine, 2.0**-10):
             ratios = _ratios(in_a, in_b, out.affine)
@@ -127,7 +129,7 @@ def _offsets(codes: AnyCodes, given: Affine) -> Integers:
     return codes.astype(np.int64) - given.zero_point
 
 
-def _doubly_rounded_sum(da: Integers, db: Integers, in_a: Affine, in_b: Affine, out: Affine) -> Integers:
+def _doubly_rounded_sum(da: Integers, db: Integers, in_a: Affine, in_b: Affine, out: Affine, left: int) -> Integers:
     sa, sb, sc = (np.float64(np.float32(given.scale)) for given in (in_a, in_b, out))
     twice_max = 2 * max(sa, sb)
 
@@ -135,8 +137,8 @@ def _doubly_rounded_sum(da: Integers, db: Integers, in_a: Affine, in_b: Affine, 
         found = requantize(x, m, 0, -(1 << 31), (1 << 31) - 1, Requant.DOUBLE_ROUNDING)
         return found.astype(np.int64)
 
-    total = scaled(da << 20, sa / twice_max) + scaled(db << 20, sb / twice_max)
-    return scaled(total, twice_max / (2.0**20 * sc))
+    total = scaled(da << left, sa / twice_max) + scaled(db << left, sb / twice_max)
+    return scaled(total, twice_max / (2.0**left * sc))
 
 
 def _fixed_sum(

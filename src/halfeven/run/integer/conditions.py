@@ -132,3 +132,8 @@ def fixed_scale(scale: float, zero_point: int) -> Condition:
         )
 
     return holds
+
+
+def plain(op: Op, _: Network) -> bool:
+    """No clamp follows."""
+    return op.clamp is None

@@ -48,12 +48,14 @@ from halfeven.run.integer.conditions import (
     coded_output,
     fixed_scale,
     one_scale,
+    plain,
     same_params,
     spatial,
     types,
 )
 from halfeven.run.integer.layers import DOUBLE, SINGLE, Layer
 from halfeven.run.integer.litert_blocks import block_product, block_sum
+from halfeven.run.integer.litert_int16 import MICRO_WIDE, WIDE_RULES
 from halfeven.run.integer.litert_kernels import (
     FIXED_SOFTMAX,
     FLOAT_SOFTMAX,
@@ -97,7 +99,6 @@ MOVES = (
     *("Gather", "Tile", "Identity", "ReduceMax", "ReduceMin", "GlobalMaxPool", "DepthToSpace", "SpaceToDepth"),
 )
 BOTH = (all_of(INT8), one_scale(0, 1), coded_output)
-SIXTEEN = (all_of(INT16), one_scale(0, 1), coded_output)
 ONE = (types((INT8,)), one_scale(0), coded_output)
 
 
@@ -152,17 +153,11 @@ def all_of_output(*grids: IntGrid) -> Condition:
     return lambda op, _: op.outputs[0].params is not None and op.outputs[0].params.scheme.grid in grids
 
 
-def plain(op: Op, _: Network) -> bool:
-    """No clamp follows."""
-    return op.clamp is None
-
-
 def _layers(f: Flavours) -> tuple[Rule, ...]:
     return (
         Rule(("Conv",), Clamped(f.by_columns(f.layer), f.kernels), (*LAYERS, spatial(2))),
         Rule(("Gemm",), Clamped(f.by_columns(f.dense), f.kernels), LAYERS),
         Rule(("MatMul",), MatrixProduct(Requant.DOUBLE_ROUNDING, product_multiplier), (*BOTH, plain)),
-        Rule(("MatMul",), MatrixProduct(Requant.INT16X8), (*SIXTEEN, plain)),
         Rule(("ConvTranspose",), Transposed(f.layer.requant), (*LAYERS, plain)),
     )
 
@@ -172,6 +167,7 @@ def _shared(f: Flavours) -> tuple[Rule, ...]:
     return (
         Rule(("DequantizeLinear",), ToReal(), (lambda op, _: len(op.inputs) == 1,)),
         *_layers(f),
+        *WIDE_RULES,
         Rule(("Add",), Clamped(Sum(f.sums), f.kernels), BOTH),
         Rule(("Sub",), Clamped(Difference(f.sums), f.kernels), BOTH),
         Rule(("Mul",), Clamped(Product(f.product), f.kernels), BOTH),
@@ -180,7 +176,11 @@ def _shared(f: Flavours) -> tuple[Rule, ...]:
         Rule(("Sigmoid", "Tanh"), Looked(f.kernels), (*ONE, plain)),
         Rule(("AveragePool",), Averaged(f.kernels), (*ONE, scales_stay)),
         Rule(("Softmax",), f.softmax, (*ONE, plain)),
-        Rule(("Pad",), Padded(), (*ONE, scales_stay, attribute("mode", "constant", ("constant", b"constant")))),
+        Rule(
+            ("Pad",),
+            Padded(),
+            (types((INT8,), (INT16,)), *ONE[1:], scales_stay, attribute("mode", "constant", ("constant", b"constant"))),
+        ),
         Rule(("Max", "Min"), Extreme(), (*BOTH, same_params)),
         Rule(("Concat",), Joined(), (all_of(INT8), same_params)),
         Rule(MOVES, Moved(), (same_params, types((INT8,), (INT16,)))),
@@ -295,6 +295,7 @@ _ON_ARM64 = replace(
 )
 _ARM64 = _optimized(_ON_ARM64, fused=True)
 _MICRO = (
+    MICRO_WIDE,
     Rule(("Gemm",), Clamped(REFERENCE.layer, Kernels.REFERENCE), LAYERS),
     Rule(("MatMul",), MatrixProduct(Requant.DOUBLE_ROUNDING), (*BOTH, plain)),
     Rule(("Mul",), Clamped(WiderProduct(), Kernels.REFERENCE), BOTH),
