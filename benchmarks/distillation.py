@@ -1,6 +1,6 @@
 """MobileNetV2 with 4-bit weights learns from its float network, by photos without labels: SQNR and top-1 beside PTQ.
 
-    python benchmarks/distillation.py --assets DIR [--epochs 12] [--batch 8] [--rate 1e-4] [--frozen 1]
+    python benchmarks/distillation.py --assets DIR [--epochs 12] [--batch 8] [--rate 1e-4] [--frozen 1] [--features 1]
 
 It trains with the photos of DIR/data/photos that have no label, each as it is and mirrored, by the loop of
 `halfeven train` with its defaults but for the options above; it is judged on those that have one, which it has not
@@ -28,6 +28,7 @@ from halfeven.training.loop import Recipe, fit
 
 FILE = "distillation.json"
 CALIBRATION = 128
+CHOSEN = ("epochs", "batch", "rate", "frozen", "distill", "features")
 Array: TypeAlias = npt.NDArray[Any]
 
 
@@ -78,6 +79,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="(default: 8)")
     parser.add_argument("--rate", type=float, default=1e-4, help="of weights (default: 1e-4)")
     parser.add_argument("--frozen", type=float, default=1.0, help="share of steps with BatchNormalization frozen (1)")
+    parser.add_argument("--distill", type=float, default=1.0, help="weight of learning from the float outputs (1)")
+    parser.add_argument("--features", type=float, default=0.0, help="weight of learning from tensors inside (0)")
     parser.add_argument("--markdown", action="store_true", help="only print the kept results as a table")
     args = parser.parse_args()
     if not args.markdown:
@@ -85,7 +88,7 @@ def main() -> None:
             parser.error("--assets DIR is needed")
         torch.manual_seed(0)
         run(args)
-    keys = ["tool", "epochs", "batch", "rate", "frozen", "photos", "judged", "sqnr_db", "top1"]
+    keys = ["tool", *CHOSEN, "photos", "judged", "sqnr_db", "top1"]
     print(measure.markdown(keys, [[row.get(key, "-") for key in keys] for row in measure.rows_of(FILE)]))
 
 
@@ -100,16 +103,15 @@ def run(args: argparse.Namespace) -> None:
 
         def keep(tool: str, **more: object) -> None:
             row = {"tool": tool, "judged": len(test), **more, **judged(output, wanted, test, classes)}
-            measure.keep(FILE, row, ("tool", "epochs", "batch", "rate", "frozen"))
+            measure.keep(FILE, row, ("tool", *CHOSEN))
             print(row, flush=True)
 
         halfeven.quantize(model, some, conv_bits=4, verify=False).save(output)
         keep("PTQ", photos=CALIBRATION)
         halfeven.export(halfeven.prepare(model, data=some, weight_bits=4), output)
         keep("before training", photos=CALIBRATION)
-        recipe = Recipe(epochs=args.epochs, batch=args.batch, rate=args.rate, frozen=args.frozen)
-        seconds = trained(model, x, recipe, output)
-        chosen = {"epochs": args.epochs, "batch": args.batch, "rate": args.rate, "frozen": args.frozen}
+        chosen = {name: getattr(args, name) for name in CHOSEN}
+        seconds = trained(model, x, Recipe(**chosen), output)
         keep("trained", **chosen, photos=len(x), seconds=round(seconds))
 
 

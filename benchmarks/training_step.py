@@ -3,15 +3,16 @@
     python benchmarks/training_step.py [--assets DIR] [--size 224] [--batch 16] [--threads 1 2] [--turns 7] [--memory]
 
 A step is forward, cross-entropy, backward and SGD with momentum, on random pictures: what they show changes no time.
-Four networks of one shape take turns in one process, a turn is one step of each:
+Five networks of one shape take turns in one process, a turn is one step of each:
 
     module       torch.nn.Conv2d, BatchNorm2d, ReLU6: what a user has before quantization
     float        the network that `halfeven.prepare` gives, quantizers off: the same layers by its table of operators
+    unchecked    the same with its quantizers on, but for `check_finite`, which looks for NaN
     quantized    the same with its quantizers on; scales are learned unless --scales says otherwise
     torch        the same with PyTorch's own fake-quantization operators in their place, those with LSQ's gradients
                  where scales are learned, behind clamps of their own
 
-With --batchnorm folded all four have BatchNormalization folded into the layers; otherwise it is alive in all, as
+With --batchnorm folded all have BatchNormalization folded into the layers; otherwise it is alive in all, as
 `training.batchnorm` says. Ratios are medians over turns, of CPU time and of wall time. With --memory each network takes
 three steps in a process of its own: the peak of resident memory over these steps, and by how much it is above what the
 process held before the first. With assets the weights are those of DIR/models/mobilenet_v2/model.onnx, else random.
@@ -36,7 +37,8 @@ from rich.table import Table
 
 from halfeven import qat
 
-KINDS = ("module", "float", "quantized", "torch")
+KINDS = ("module", "float", "unchecked", "quantized", "torch")
+BASES = KINDS[:3]
 ROWS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Expansion, channels, blocks, stride of the first: Sandler et al. 2018, arXiv:1801.04381, table 2."""
 Step = Callable[[], None]
@@ -135,6 +137,8 @@ def step_of(kind: str, arguments: argparse.Namespace) -> Step:
     network.train()
     if kind == "float":
         network.float_only = True
+    if kind == "unchecked":
+        network.check_finite = False
     draws = torch.Generator().manual_seed(0)
     x = torch.randn(arguments.batch, 3, arguments.size, arguments.size, generator=draws)
     y = torch.randint(0, 1000, (arguments.batch,), generator=draws)
@@ -172,10 +176,10 @@ def time_table(arguments: argparse.Namespace, threads: int) -> Table:
     title = (
         f"{threads} thread(s), batch {arguments.batch}, {arguments.size} x {arguments.size}, {arguments.turns} turns"
     )
-    head = ("step", "CPU s", "wall s", *(f"{clock}, times {kind}" for kind in KINDS[:2] for clock in ("CPU", "wall")))
+    head = ("step", "CPU s", "wall s", *(f"{clock}, times {kind}" for kind in BASES for clock in ("CPU", "wall")))
     table = Table(*head, title=title)
     for kind, seconds in found.items():
-        ratios = [f"{np.median(seconds / found[b], axis=0)[i]:.2f}" for b in KINDS[:2] if b in found for i in (0, 1)]
+        ratios = [f"{np.median(seconds / found[b], axis=0)[i]:.2f}" for b in BASES if b in found for i in (0, 1)]
         table.add_row(kind, *(f"{s:.3f}" for s in np.median(seconds, axis=0)), *ratios)
     return table
 
@@ -203,7 +207,7 @@ def memory_table(arguments: argparse.Namespace) -> Table:
         "step",
         "peak MB",
         "above start MB",
-        *(f"{what}, times {kind}" for kind in KINDS[:2] for what in ("peak", "above")),
+        *(f"{what}, times {kind}" for kind in BASES for what in ("peak", "above")),
     )
     table = Table(*head, title=f"memory, batch {arguments.batch}, {arguments.size} x {arguments.size}")
     found: dict[str, np.ndarray] = {}
@@ -213,7 +217,7 @@ def memory_table(arguments: argparse.Namespace) -> Table:
         row = json.loads(done.stdout.strip().splitlines()[-1])
         found[kind] = np.array([row["peak"], row["peak"] - row["before"]])
     for kind, peaks in found.items():
-        ratios = [f"{(peaks / found[b])[i]:.2f}" for b in KINDS[:2] if b in found for i in (0, 1)]
+        ratios = [f"{(peaks / found[b])[i]:.2f}" for b in BASES if b in found for i in (0, 1)]
         table.add_row(kind, *(f"{p:.0f}" for p in peaks), *ratios)
     return table
 

@@ -139,6 +139,8 @@ def _train(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--plan", metavar="FILE", help="follow this plan (JSON) instead of placing")
     _target_option(sub, "what the model will run on (default: onnxruntime)")
+    text = "TOML file: settings, [prepare] for what is trained, [recipe], tables of steps; flags overrule it"
+    sub.add_argument("--config", metavar="FILE", help=text)
     sub.add_argument("--device", metavar="DEVICE", default="cpu", help="cpu (default), cuda, cuda:1, ...")
     sub.add_argument("--save-state", metavar="FILE", help="write the trained network's state_dict too")
     group = sub.add_argument_group("what is trained")
@@ -146,11 +148,18 @@ def _train(sub: argparse.ArgumentParser) -> None:
         "--weight-bits", metavar="BITS", help="2 to 16, 1 or binary, ternary, log2 (default: the target's)"
     )
     group.add_argument("--activation-bits", type=_whole, metavar="BITS", help="2 to 16 (default: the target's)")
+    text = "of the first and the last layer, and of what the first reads, and the last (default: 8 if the target has 8)"
+    group.add_argument("--first-and-last", type=_whole, metavar="BITS", help=text)
     text = "lsq (default), pact, dorefa, dsq, stochastic, or several with + between"
     group.add_argument("--method", metavar="METHOD", help=text)
     _choice(group, "--scales", ("log", "linear", "fixed", "moving"), "how scales are trained (default: log)")
     text = "whose rule breaks ties: the ONNX file's, half to even (default), or the target device's"
     _choice(group, "--rounding", ("file", "device"), text)
+    group.add_argument(
+        "--learn-zero-point", action="store_const", const=True, help="train the zero points of affine codes too (LSQ+)"
+    )
+    text = "what becomes of BatchNormalization behind a convolution (default: krishnamoorthi)"
+    _choice(group, "--batchnorm", ("krishnamoorthi", "jacob", "frozen", "folded"), text)
     group = sub.add_argument_group("the recipe")
     for flag, kind, text in (
         ("--epochs", _whole, "passes over the data (default: 3)"),
@@ -159,11 +168,15 @@ def _train(sub: argparse.ArgumentParser) -> None:
         ("--scale-rate", _number, "of scales and zero points (default: 0.001)"),
         ("--warmup", _number, "share of steps in which the rates rise (default: 0.05)"),
         ("--frozen", _number, "share of steps at the end with BatchNormalization frozen (default: 0.3)"),
-        ("--distill", _number, "weight of learning from the float network (default: 1)"),
+        ("--distill", _number, "weight of learning from what the float network returns (default: 1)"),
+        ("--features", _number, "weight of learning from tensors inside the float network (default: 0)"),
         ("--damping", _number, "of weights that oscillate between two codes (default: 0)"),
+        ("--lower-from", _whole, "bits to begin with, which fall to those of the codes by half of the steps"),
         ("--seed", _whole, "of the order of samples (default: 0)"),
     ):
         group.add_argument(flag, type=kind, metavar=flag.strip("-").upper().replace("-", "_"), help=text)
+    text = "with --features, which: on names of tensors or nodes (default: sums of residual blocks); repeatable"
+    group.add_argument("--feature-tensors", action="append", metavar="PATTERN", help=text)
 
 
 def _demo(sub: argparse.ArgumentParser) -> None:

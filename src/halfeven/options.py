@@ -88,6 +88,9 @@ LIMITS: dict[str, tuple[float, float]] = {  # by name; of other numbers: 0 or mo
     "half_headroom": (1, inf),
 }
 COUNTS = {"limit": 1, "seed": 0}
+TRAINING = ("prepare", "recipe")
+TABLES = ("preprocess", *TRAINING)
+"""Settings that may be, and those of training that must be, tables."""
 WORDS = {"target": tuple(TARGETS), "io": tuple(TYPES), "format": tuple(FORMATS)}
 
 
@@ -273,7 +276,7 @@ def read_config(path: str | Path, settings: tuple[str, ...]) -> tuple[dict[str, 
     for key, value in data.items():
         if isinstance(value, dict) and key in STEPS:
             options.update(_table(key, value, where))
-        elif key in settings and (not isinstance(value, dict) or key == "preprocess"):
+        elif key in settings and (not isinstance(value, dict) or key in TABLES):
             top[key] = check_setting(key, value, f"{where} {key} =")
         else:
             raise BadOption(f"{where} {_misplaced(key, settings)}")
@@ -314,6 +317,9 @@ def check_setting(name: str, value: object, where: str = "") -> object:
             raise BadOption(f"{where} {value!r}: expected a text such as '{WORDS[name][0]}'.")
         if value not in WORDS[name]:
             raise BadOption(f"{where} '{value}': choose one of {', '.join(WORDS[name])}.{_nearest(value, WORDS[name])}")
+    elif name in TRAINING:
+        if not isinstance(value, dict):
+            raise BadOption(f"{where} {value!r}: expected a table, [{name}].")
     elif name == "preprocess":
         if isinstance(value, int | float | list):
             raise BadOption(f"{where} {value!r}: expected a text such as 'imagenet', or a table of options.")

@@ -25,7 +25,7 @@ from halfeven.errors import BadOption
 from halfeven.feeding import open_data
 from halfeven.graph.bits import Bits, parts_of, with_bits
 from halfeven.graph.model import load
-from halfeven.graph.plan import Plan
+from halfeven.graph.plan import DYNAMIC, Plan
 from halfeven.graph.weight_codes import WEIGHT_CODES, weight_params
 from halfeven.importers.modules import read_given
 from halfeven.numerics.grid import Grid, IntGrid
@@ -48,6 +48,8 @@ RENEWED = (
     "the plan's scales are of equalized channels, and training leaves channels as they are: the scales are taken anew "
     "from the data, all else is as the plan has it"
 )
+TRAINED = ("static", "weight-only")
+STATIC = "training is of static plans, whose activations have scales from data, or of weights alone."
 SAMPLES = 8
 """How many samples `conform` runs if nothing else is said."""
 
@@ -107,6 +109,10 @@ def prepare(
         raise BadOption(f"rounding {rounding!r}: choose 'file' or 'device'.")
     if scales not in ("log", "linear", "fixed", "moving"):
         raise BadOption(f"scales {scales!r}: choose one of log, linear, fixed, moving.")
+    if not isinstance(learn_zero_point, bool):
+        raise BadOption(f"learn_zero_point {learn_zero_point!r}: expected true or false.")
+    if (mode := options.get("mode", "static")) not in TRAINED:
+        raise BadOption(f"mode {mode!r}: {STATIC} Leave mode out; `quantize` needs no training for it.")
     bits = Bits(weight_bits, activation_bits, first_and_last)
     source, said = float_model(model, example_inputs)
     takes, example = _taken(model, example_inputs, source)
@@ -123,6 +129,8 @@ def prepare(
         progress=progress,
         **({} if plan is not None else {"prefer": "size"}) | options,
     )
+    if anew := [quantizer.reason for quantizer in result.plan.groups.values() if quantizer.method == DYNAMIC]:
+        raise BadOption(f"The plan has activations whose scales each run finds ({anew[0]}): {STATIC}")
     draft, codes = _in_bits(result.draft, bits, options, progress)
     network = network_of(
         draft,

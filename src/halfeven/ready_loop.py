@@ -8,8 +8,9 @@ The network is that of `qat.prepare`, the loop `training.loop`. PyTorch is impor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from halfeven import api
 from halfeven.draft import Progress, no_progress
@@ -18,13 +19,17 @@ from halfeven.exporters.onnx import to_qdq
 from halfeven.feeding import Feed, open_data
 from halfeven.files import write_file
 from halfeven.graph.plan import Plan
+from halfeven.options import TRAINING, read_config
 from halfeven.qat import draft_of_trained, float_model, keep_frozen, prepare
 from halfeven.report.verify import compare_models
 from halfeven.result import Result
 from halfeven.run.specs import file_size
 
 if TYPE_CHECKING:
+    from halfeven.training.loop import Recipe
     from halfeven.training.network import QuantizedNetwork
+
+SETTINGS = ("target", "preprocess", "labels", "holdout", "limit")
 
 
 def train(
@@ -43,6 +48,7 @@ def train(
     name: str = "model",
     progress: Progress = no_progress,
     recipe: Mapping[str, Any] | None = None,
+    config: str | Path | None = None,
     **options: Any,
 ) -> tuple[Result, QuantizedNetwork]:
     """Train a model quantized, by the ready loop, and judge it on what was held out; arguments as for `quantize`.
@@ -62,20 +68,23 @@ def train(
         name: What the result calls the model.
         progress: Called with (task, done, total).
         recipe: Fields of `training.loop.Recipe`.
+        config: TOML file: `SETTINGS` at its top, tables of steps, what `prepare` takes in [prepare], and [recipe]. What
+            is given here overrules it.
         options: Those of `prepare` and of the steps.
 
     Returns:
         The result, as `quantize` gives it, and the trained network.
     """
-    from halfeven.training.loop import Recipe, fit
+    from halfeven.training.loop import fit
     from halfeven.training.pytorch import torch
 
+    settings: dict[str, Any] = {"labels": labels, "preprocess": preprocess, "holdout": holdout, "limit": limit}
+    settings, chosen, options = _configured(config, {**settings, "target": target}, recipe or {}, options)
+    target = settings.pop("target")
     if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
         raise BadOption(f"--device '{device}': PyTorch finds no such device here. Use cpu.")
-    chosen = Recipe(**(recipe or {}))
     source, said = float_model(model, example_inputs)
-    settings = {"labels": labels, "preprocess": preprocess, "holdout": holdout, "limit": limit, "seed": chosen.seed}
-    feed = open_data(source, data, settings, held_out=True)
+    feed = open_data(source, data, {**settings, "seed": chosen.seed}, held_out=True)
     some = [sample for _, sample in feed.some(calibrate_with)]
     network = prepare(source, data=some, target=target, plan=plan, progress=progress, **options).to(device)
     said += keep_frozen(network, model, source)
@@ -93,6 +102,20 @@ def train(
     return Result(
         draft, quantized, found, tuple(dict.fromkeys((*said, *network.notes, *draft.notes, *feed.said()))), name
     ), network
+
+
+def _configured(
+    config: str | Path | None, given: Mapping[str, Any], recipe: Mapping[str, Any], options: Mapping[str, Any]
+) -> tuple[dict[str, Any], Recipe, dict[str, Any]]:
+    """Settings, recipe and options: the file's, overruled by what was given."""
+    from halfeven.training.loop import Recipe
+
+    if strays := [f.name for f in fields(Recipe) if f.name in options]:
+        raise BadOption(f"{strays[0]} is of the recipe: write recipe={{'{strays[0]}': {options[strays[0]]!r}}}.")
+    top, steps = read_config(config, (*SETTINGS, *TRAINING)) if config is not None else ({}, {})
+    table, ours = (dict(cast("Mapping[str, Any]", top.get(name, {}))) for name in TRAINING)
+    settings = {name: top.get(name) if value is None else value for name, value in given.items()}
+    return settings, Recipe.of({**ours, **recipe}), {**steps, **table, **options}
 
 
 def save_state(network: QuantizedNetwork, path: str | Path) -> None:

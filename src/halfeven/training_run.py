@@ -12,8 +12,14 @@ from halfeven.printing import print_json, print_result
 from halfeven.report.inspection import inspect_draft
 from halfeven.run.specs import external_files
 
-TRAINED = ("weight_bits", "activation_bits", "method", "scales", "rounding")
-RECIPE = ("epochs", "batch", "rate", "scale_rate", "warmup", "frozen", "distill", "damping", "seed")
+TRAINED = (
+    "weight_bits", "activation_bits", "first_and_last", "method", "scales", "learn_zero_point", "batchnorm",
+    "rounding",
+)  # fmt: skip
+RECIPE = (
+    "epochs", "batch", "rate", "scale_rate", "warmup", "frozen", "distill", "features", "feature_tensors", "damping",
+    "lower_from", "seed",
+)  # fmt: skip
 
 
 def train(args: argparse.Namespace) -> int:
@@ -27,7 +33,7 @@ def train(args: argparse.Namespace) -> int:
     chosen = format_of(output, args.format)
     exporter_named(chosen)  # says what is missing, before the work
     recipe = {name: value for name in RECIPE if (value := getattr(args, name)) is not None}
-    given = settings_of(args, "preprocess", "labels", "holdout", "limit", "target", "plan")
+    given = settings_of(args, "preprocess", "labels", "holdout", "limit", "target", "plan", "config")
     given |= {name: value for name in TRAINED if (value := getattr(args, name)) is not None}
     if given.get("weight_bits", "").isdecimal():
         given["weight_bits"] = int(given["weight_bits"])

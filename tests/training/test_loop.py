@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from halfeven import qat, ready_loop
+from halfeven import api, qat, ready_loop
 from halfeven.errors import BadCalibration, BadOption
 from halfeven.training.loop import Recipe, fit
 
@@ -64,8 +64,32 @@ def test_a_training_that_diverges_says_where() -> None:
     def poisoned() -> Any:
         return {"x": np.full((1, 1, 8, 8), np.inf, np.float32)}, 0
 
-    with pytest.raises(BadOption, match=r"diverged in step 1: the loss is nan, and not finite is the gradient of"):
+    with pytest.raises(BadCalibration, match=r"quantizers\.\d+ was given infinity in 'x', an input of the network"):
         fit(network(), [poisoned], Recipe())
+    unwatched = network()
+    unwatched.check_finite = False
+    with pytest.raises(BadOption, match=r"diverged in step 1: the loss is nan, and on the way back the first gradient"):
+        fit(unwatched, [poisoned], Recipe())
+
+
+def test_a_typo_in_the_recipe_is_answered_with_the_nearest_option() -> None:
+    with pytest.raises(BadOption, match="there is no option 'epoch'. Did you mean 'epochs'"):
+        ready_loop.train(Small(), np.zeros((8, 1, 8, 8), np.float32), recipe={"epoch": 1})
+    with pytest.raises(BadOption, match=r"epochs is of the recipe: write recipe={'epochs': 1}"):
+        ready_loop.train(Small(), np.zeros((8, 1, 8, 8), np.float32), epochs=1)
+    with pytest.raises(BadOption, match="rate 'fast'; a number is needed"):
+        Recipe.of({"rate": "fast"})
+    assert Recipe.of({"features": 1, "feature_tensors": "*"}).feature_tensors == ("*",)
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "float"])
+def test_training_is_of_static_plans(mode: str) -> None:
+    x = torch.randn(4, 1, 8, 8)
+    with pytest.raises(BadOption, match=f"mode '{mode}': training is of static plans"):
+        qat.prepare(Small(), x, mode=mode)
+    plan = api.quantize(Small().eval(), x.numpy(), example_inputs=x, mode="dynamic", verify=False).plan
+    with pytest.raises(BadOption, match="activations whose scales each run finds .*: training is of static plans"):
+        qat.prepare(Small(), x, plan=plan)
 
 
 def test_what_cannot_be_trained_with_is_said() -> None:

@@ -156,6 +156,25 @@ def test_a_network_is_prepared_trained_and_exported_as_it_is(name: str, tmp_path
         np.testing.assert_allclose(network(x).numpy(), exact.numpy(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("scales", ["fixed", "linear"])
+def test_scales_stay_or_are_trained_themselves_and_are_exported(scales: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Residual()
+    train(module, 30)
+    x, y = pictures(64, 79)
+    network = qat.prepare(module, x, scales=scales, batchnorm="folded")
+    layers = dict(network.quantizers.items())
+    before = {name: layer.scale.detach().clone() for name, layer in layers.items()}
+    assert {isinstance(layer.scale, nn.Parameter) for layer in layers.values()} == {scales == "linear"}
+    first, last = learn(network, x, y, 25, 2e-3)  # straight through: weights learn with scales that stay
+    assert last < first - 0.02
+    stayed = [torch.equal(before[name], layer.scale.detach()) for name, layer in layers.items()]
+    assert all(stayed) if scales == "fixed" else not any(stayed)
+    qat.export(network, tmp_path / "m.onnx")
+    ours = network(x).detach().numpy()
+    assert np.mean(np.abs(ours - answers(tmp_path / "m.onnx", x)) < 1e-5 * np.abs(ours).max()) > 0.97
+
+
 @pytest.mark.parametrize("batchnorm", ["jacob", "krishnamoorthi", "frozen", "folded"])
 def test_batch_normalization_is_exported_as_evaluation_computes_it(batchnorm: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

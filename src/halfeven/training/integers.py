@@ -135,7 +135,7 @@ def _native_values(x: Tensor, scale: Tensor, zero_point: Tensor, grid: IntGrid, 
     """Values by C++; None where it has no form of it."""
     if not (native.native() and _plain(x, how)):
         return None
-    order = _order(x) if scale.numel() == 1 and grid.bits <= 16 else None
+    order = order_of(x) if scale.numel() == 1 and grid.bits <= 16 else None
     if order is not None:
         zero, codes = int(zero_point.item()), (grid.low, grid.high)
         lying, threads = _array(x.permute(order)), torch.get_num_threads()
@@ -154,7 +154,7 @@ def _native_gradients(
     grid, clamp, threads = ctx.grid, ctx.clamp, torch.get_num_threads()
     if not (_plain(x, ctx.how) and grid.bits <= 16 and (learned or native.native())):
         return None
-    order = _order(x) if scale.numel() == 1 or x.is_contiguous() else None
+    order = order_of(x) if scale.numel() == 1 or x.is_contiguous() else None
     if order is None or native.cut(tuple(x.shape), tuple(scale.shape)) is None:
         return None
     parts = _array(x.permute(order)), _array(grad.permute(order))
@@ -173,7 +173,7 @@ def _plain(x: Tensor, how: How) -> bool:
     return real and x.dtype == torch.float32 and how is Rounding.HALF_EVEN
 
 
-def _order(x: Tensor) -> list[int] | None:
+def order_of(x: Tensor) -> list[int] | None:
     """The axes from the one with the longest stride on, if the tensor is without gaps in that order."""
     if x.is_contiguous():
         return list(range(x.ndim))

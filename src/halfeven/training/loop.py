@@ -3,9 +3,11 @@
     loss = cross-entropy with the labels, where there are some
          + KL(float network || quantized network), then, of outputs that are scores of classes ([N, C])
          + |quantized - float|**2 / variance of float, of others, and without labels of all
+         + the same of tensors inside the network, if asked for
 
-The last two are distillation, which needs no labels (Hinton et al. 2015, arXiv:1503.02531). The square holds scores to
-those of the float network; KL lets all scores of a sample move together.
+The last three are distillation, which needs no labels (Hinton et al. 2015, arXiv:1503.02531; of tensors inside,
+`training.features`). The square holds scores to those of the float network; KL lets all scores of a sample move
+together.
 
 The float network is the one that was prepared, with its weights as they were; it costs one more forward pass. Adam,
 with one rate for weights and one for the parameters of quantizers, each falling to 0 as a cosine after a warm-up. For
@@ -20,15 +22,16 @@ Weights that flip between two codes are damped: lambda * mean((w - q(w))**2) / s
 from 0 (Nagel et al. 2022, arXiv:2203.11086, equation 6; its `damping`). w is what the quantizer sees: the weight folded
 with the BatchNormalization behind it, whose own tensors learn nothing from that.
 
-Order and batches follow from `seed`. A loss or a gradient that is not finite ends the training, and names what it is
-of; a batch is never skipped silently.
+Order and batches follow from `seed`. A loss or a gradient that is not finite ends the training, and so does what a
+quantizer cannot round (`training.watch`); it is named, and a batch is never skipped silently.
 """
 
 import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from itertools import islice
 from typing import Any
 
@@ -36,10 +39,13 @@ import numpy as np
 import numpy.typing as npt
 
 from halfeven.errors import BadCalibration, BadOption
+from halfeven.training.arguments import inputs_of
 from halfeven.training.batchnorm import LiveNorm
+from halfeven.training.features import Features, features_of
 from halfeven.training.network import QuantizedNetwork
 from halfeven.training.pytorch import Tensor, torch
 from halfeven.training.quantizer import FakeQuantizer
+from halfeven.training.watch import bad_gradient, bad_parameter
 
 F = torch.nn.functional
 Sample = Mapping[str, npt.NDArray[np.generic]]
@@ -56,8 +62,9 @@ class Recipe:
     """How to train.
 
     `rate` is of weights, `scale_rate` of scales and zero points; `frozen`, the share of steps at the end with
-    BatchNormalization and moving ranges frozen; `distill`, the weight of the distillation; `lower_from`, the bits that
-    codes of fewer bits begin with, 0 for none.
+    BatchNormalization and moving ranges frozen; `distill`, the weight of the distillation of outputs; `features`, that
+    of tensors inside, and `feature_tensors`, which (glob patterns on their names or those of their nodes; none: the
+    default of `training.features`); `lower_from`, the bits that codes of fewer bits begin with, 0 for none.
     """
 
     epochs: int = 3
@@ -67,6 +74,8 @@ class Recipe:
     warmup: float = 0.05
     frozen: float = 0.3
     distill: float = 1.0
+    features: float = 0.0
+    feature_tensors: tuple[str, ...] = ()
     damping: float = 0.0
     lower_from: int = 0
     seed: int = 0
@@ -75,11 +84,43 @@ class Recipe:
         for name in ("epochs", "batch"):
             if getattr(self, name) < 1:
                 raise BadOption(f"Recipe: {name} {getattr(self, name)}; at least 1 is needed.")
-        for name in ("rate", "scale_rate", "warmup", "frozen", "distill", "damping"):
+        for name in ("rate", "scale_rate", "warmup", "frozen", "distill", "features", "damping"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise BadOption(f"Recipe: {name} {getattr(self, name)}; a finite number of at least 0 is needed.")
         if self.lower_from not in (0, *range(2, 17)):
             raise BadOption(f"Recipe: lower_from {self.lower_from}; 2 to 16 bits, or 0 for none.")
+        if self.feature_tensors and not self.features:
+            raise BadOption("Recipe: feature_tensors without features, the weight of their distillation; give it too.")
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "Recipe":
+        """From options by name.
+
+        Raises:
+            BadOption: there is no such option, or its value is of another kind or out of range.
+        """
+        known = {f.name: f.default for f in fields(cls)}
+        for name, value in given.items():
+            if name not in known:
+                near = get_close_matches(str(name), known, 1)
+                hint = f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(known)}."
+                raise BadOption(f"Recipe: there is no option '{name}'. {hint}")
+            if not _fits(value, known[name]):
+                raise BadOption(f"Recipe: {name} {value!r}; {_KINDS[type(known[name])]} is needed.")
+        many = {name: value for name, value in given.items() if isinstance(known[name], tuple)}
+        texts = {name: (value,) if isinstance(value, str) else tuple(value) for name, value in many.items()}
+        return cls(**{**given, **texts})
+
+
+_KINDS = {int: "a whole number", float: "a number", tuple: "a list of texts"}
+
+
+def _fits(value: object, default: object) -> bool:
+    """Whether a value is of the kind of a default; a whole number is a number too, and one text a list of one."""
+    if isinstance(default, tuple):
+        return isinstance(value, list | tuple | str) and all(isinstance(item, str) for item in value)
+    kinds = (int, float) if isinstance(default, float) else int
+    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 @dataclass
@@ -102,13 +143,14 @@ def fit(
     """Train the network in place; it is left in evaluation mode.
 
     Raises:
-        BadCalibration: there is no sample, or samples cannot be put into one batch.
-        BadOption: the training diverged.
+        BadCalibration: there is no sample, samples cannot be put into one batch, or one is not finite.
+        BadOption: the training diverged, or no tensor is what `feature_tensors` says.
     """
     if not readers:
         raise BadCalibration("There is no sample to train with: the data are empty.")
     device = next(network.parameters()).device
-    teacher = _teacher(network) if recipe.distill else None
+    features = features_of(network, recipe.feature_tensors) if recipe.features else None
+    teacher = _teacher(network) if recipe.distill or features else None
     optimizer = torch.optim.Adam(_rates(network, recipe))
     per_epoch = -(-len(readers) // recipe.batch)
     total = per_epoch * recipe.epochs
@@ -126,7 +168,7 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = group["initial"] * _rate_at(share, recipe.warmup)
         inputs = {name: torch.as_tensor(x).to(device) for name, x in feeds.items()}
-        loss = _loss(network, teacher, inputs, classes, recipe)
+        loss = _loss(network, teacher, features, inputs, classes, recipe)
         if recipe.damping:
             loss = loss + recipe.damping * (1 - math.cos(math.pi * share)) / 2 * _oscillation(network)
         optimizer.zero_grad(set_to_none=True)
@@ -210,18 +252,25 @@ def _batches(readers: Sequence[Reader], recipe: Recipe) -> Iterator[tuple[dict[s
 def _loss(
     network: QuantizedNetwork,
     teacher: QuantizedNetwork | None,
+    features: Features | None,
     inputs: dict[str, Tensor],
     classes: Tensor | None,
     recipe: Recipe,
 ) -> Tensor:
-    outputs = network.computed(**inputs)
+    program, count = network.program if features is None else features.program, len(network.program.outputs)
+    given = inputs_of(network.takes, network.program.inputs, (), inputs)
+    found = network.outputs_of(program, given)
+    outputs = found[:count]
     loss: Tensor = torch.zeros((), device=outputs[0].device)
     if teacher is not None:
         with torch.no_grad():
-            wanted = teacher.computed(**inputs)
-        loss = loss + recipe.distill * sum(
-            _gap(a, b, classes is not None) for a, b in zip(outputs, wanted, strict=True)
-        )
+            wanted = teacher.outputs_of(program, given)
+        if recipe.distill:
+            loss = loss + recipe.distill * sum(
+                _gap(a, b, classes is not None) for a, b in zip(outputs, wanted[:count], strict=True)
+            )
+        if features is not None:
+            loss = loss + recipe.features * features.loss(found[count:], wanted[count:])
     if classes is not None and outputs[0].ndim == 2:
         loss = loss + F.cross_entropy(outputs[0], classes.to(outputs[0].device))
     elif teacher is None:
@@ -262,11 +311,20 @@ def _oscillation(network: QuantizedNetwork) -> Tensor:
 
 
 def _refuse_divergence(network: QuantizedNetwork, history: History, step: int) -> None:
-    if math.isfinite(history.losses[-1]):
+    """Pass if the loss and all gradients are finite.
+
+    Raises:
+        BadOption: they are not; the first cause is named.
+    """
+    loss, gradient = history.losses[-1], bad_gradient(network)
+    if math.isfinite(loss) and not gradient:
         return
-    bad = [name for name, p in network.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
-    first = bad[-1] if bad else "the inputs or labels"
+    if parameter := bad_parameter(network):
+        cause = f"the first parameter that is not finite is {parameter}"
+    elif gradient:
+        cause = f"on the way back the first gradient that is not finite is that of {gradient}"
+    else:
+        cause = "parameters and gradients are finite: look at the labels"
     raise BadOption(
-        f"Training diverged in step {step + 1}: the loss is {history.losses[-1]}, and not finite is the gradient of "
-        f"{first}. Lower --rate or --scale-rate."
+        f"Training diverged in step {step + 1}: the loss is {loss}, and {cause}. Lower --rate or --scale-rate."
     )

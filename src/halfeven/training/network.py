@@ -41,6 +41,7 @@ from halfeven.training.operators import OPERATORS
 from halfeven.training.program import Constants, Instruction, Program
 from halfeven.training.pytorch import Tensor, torch
 from halfeven.training.quantizer import FakeQuantizer
+from halfeven.training.watch import Watch
 
 QUANTIZERS, NORMS = "quantizers", "norms"
 Values = dict[str, Any]
@@ -50,6 +51,9 @@ Rounds = Literal["file", "device"]
 
 class QuantizedNetwork(torch.nn.Module):
     """A program with its constants and quantizers.
+
+    `float_only` switches all rounding off. `check_finite` lets training refuse what a quantizer cannot round, NaN and
+    infinity, and name it (`training.watch`).
 
     Args:
         program: What to run; `program_of` makes it from a graph and a plan.
@@ -109,6 +113,8 @@ class QuantizedNetwork(torch.nn.Module):
         self.add_module(QUANTIZERS, torch.nn.ModuleDict(layers))
         self.float_only, self.rounding = False, "file"
         self.takes: Arguments | None = None
+        self.check_finite = True
+        self._watch: Watch | None = None
         self.returns: Any = None
         self.origin: Any = None
         self.notes: tuple[str, ...] = ()
@@ -141,7 +147,24 @@ class QuantizedNetwork(torch.nn.Module):
     def computed(self, *inputs: Any, **named: Any) -> tuple[Tensor, ...]:
         """The outputs in the graph's order; inputs as for `forward`."""
         values: Values = inputs_of(self.takes, self.program.inputs, inputs, named)
-        return tuple(self.run(self.program, values | self.derived()))
+        return self.outputs_of(self.program, values)
+
+    def outputs_of(self, program: Program, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """The outputs of the network's program, or of it with more outputs (`training.features`); inputs by name.
+
+        Raises:
+            BadCalibration: in training, an input is not finite, as a quantizer found.
+            BadOption: in training, a parameter or a tensor inside is not.
+        """
+        watch = Watch() if self.training and self.check_finite and not self.float_only else None
+        self._watch = watch
+        try:
+            found = tuple(self.run(program, {**inputs, **self.derived()}))
+        finally:
+            self._watch = None
+        if watch is not None:
+            watch.refuse(self, inputs)
+        return found
 
     def derived(self) -> Values:
         """The tensors that are made of weights before all else."""
@@ -179,7 +202,7 @@ class QuantizedNetwork(torch.nn.Module):
             if not name:
                 operands.append(None)
             elif group is not None and group in self.biases and not self.float_only:
-                operands.append(self._bias(instruction, self._value(values, name), group))
+                operands.append(self._bias(instruction, self._watched(group, name, self._value(values, name)), group))
             else:
                 operands.append(self._seen(values, seen, name, group))
         try:
@@ -220,14 +243,15 @@ class QuantizedNetwork(torch.nn.Module):
             weight: Tensor, bias: Tensor | None, rounded: bool, over: Tensor | None, stretch: Tensor
         ) -> Tensor:
             if not self.float_only and groups[1] is not None:
-                weight = self._rounded(groups[1], weight, stretch=stretch)
+                weight = self._rounded(groups[1], instruction.inputs[1], weight, stretch=stretch)
             if over is not None:
                 weight = weight / over
             coded = groups[2] if rounded and not self.float_only else None
             if bias is not None and coded is not None and coded in self.biases:
-                bias = self._bias(instruction, bias, coded, stretch)
+                bias = self._bias(instruction, self._watched(coded, instruction.inputs[2], bias), coded, stretch)
             return plain(weight, bias)
 
+        self._watched(None, live.norm.mean, tensors[live.norm.mean])
         out, shift = live(tensors, plain, quantized)
         if shift is not None:
             values[live.norm.apart] = shift
@@ -240,7 +264,8 @@ class QuantizedNetwork(torch.nn.Module):
         x = self._seen(values, seen, instruction.inputs[0], instruction.groups[0])
         if clamp.group is None or self.float_only:
             return clamped(x, clamp.ends)
-        found = seen[instruction.outputs[0], clamp.group] = self._rounded(clamp.group, x, clamp.ends, rule=self._rule)
+        name, key = instruction.inputs[0], (instruction.outputs[0], clamp.group)
+        found = seen[key] = self._rounded(clamp.group, name, x, clamp.ends, rule=self._rule)
         return found
 
     def tensors(self, norm: Normed, values: Values) -> dict[str, Tensor]:
@@ -254,12 +279,13 @@ class QuantizedNetwork(torch.nn.Module):
             return value
         if (name, group) not in seen:
             rule = self._rule if name in self.maps else Rounding.HALF_EVEN  # a constant is stored as codes
-            seen[name, group] = self._rounded(group, value, rule=rule)
+            seen[name, group] = self._rounded(group, name, value, rule=rule)
         return seen[name, group]
 
     def _rounded(
         self,
         group: int,
+        name: str,
         value: Tensor,
         ends: Ends = OPEN,
         stretch: Tensor | None = None,
@@ -267,9 +293,15 @@ class QuantizedNetwork(torch.nn.Module):
     ) -> Tensor:
         """A tensor, held to the ends of a clamp, through the quantizer of a group, which an error names."""
         try:
-            return self.quantizer(group)(value, ends, stretch, rule)
+            return self.quantizer(group)(self._watched(group, name, value), ends, stretch, rule)
         except BadCalibration as error:
             raise BadCalibration(f"{QUANTIZERS}.{group}: {error}") from error
+
+    def _watched(self, group: int | None, name: str, value: Tensor) -> Tensor:
+        """The value itself, that a group is about to round, watched where that is on."""
+        if self._watch is not None:
+            self._watch.see(group, name, value)
+        return value
 
     def _bias(self, instruction: Instruction, bias: Tensor, group: int, stretch: Tensor | None = None) -> Tensor:
         """The values of the codes of a layer's bias, whose scale is not trained through."""

@@ -35,6 +35,7 @@ from halfeven.training.network import QUANTIZERS, QuantizedNetwork, Rounds, Scal
 from halfeven.training.normed import Normed, norms_of
 from halfeven.training.program import Constants, Program, constants_of, program_of, tensor_of
 from halfeven.training.pytorch import Tensor, torch
+from halfeven.training.watch import bad_parameter, readers_of
 from halfeven.wording import counted
 
 
@@ -192,6 +193,8 @@ def draft_of(network: QuantizedNetwork) -> Draft:
     draft: Draft = network.origin.draft()
     graphs = (draft.model.graph, *draft.model.graph.subgraphs())
     values = {v.name: v for graph in graphs for v in graph.initializers.values()}
+    if parameter := bad_parameter(network):
+        raise BadOption(f"Parameter {parameter} is not finite: training diverged. Lower its rate.")
     for name, weight in _trained(network, draft).items():
         if not bool(weight.isfinite().all()):
             raise BadOption(f"Weight '{name}' is not finite any more: training diverged. Lower the learning rate.")
@@ -268,6 +271,14 @@ def network_in(module: Any) -> QuantizedNetwork:
             raise BadOption(f"{type(module).__name__} is no network to train: give what `prepare` returned.")
         found = inner
     return found
+
+
+def _params(network: QuantizedNetwork, group: int, stretch: Tensor | None) -> QParams[Grid]:
+    """Scale and zero point of a quantizer, which an error names."""
+    try:
+        return network.quantizer(group).to_params(stretch)
+    except BadOption as error:
+        raise BadOption(f"quantizers.{group}, of {readers_of(network, group)}: {error}") from error
 
 
 def _in_file(own: QParams[Grid], scheme: Scheme) -> QParams:
