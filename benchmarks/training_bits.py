@@ -16,7 +16,7 @@ Without assets the network is the shipped one, with them MobileNetV2 too. Nothin
 
 import argparse
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -65,7 +65,11 @@ def shipped(count: int) -> tuple[Path, Array, Array]:
 
 def reading(name: str, x: Array) -> list[Reader]:
     """A call that reads each sample."""
-    return [lambda i=i: ({name: x[i : i + 1]}, None) for i in range(len(x))]
+
+    def one(i: int) -> Reader:
+        return lambda: ({name: x[i : i + 1]}, None)
+
+    return [one(i) for i in range(len(x))]
 
 
 def quantized(network: Any) -> dict[str, int]:
@@ -100,12 +104,14 @@ def compared(network: Any, x: Array) -> dict[str, list[object]]:
         halfeven.export(network, Path(folder) / "m.onnx")
         held = load(str(Path(folder) / "m.onnx"))
     machine = IntegerExecutor(lower(held), this_machine())
-    made = {
-        node.inputs[0].name: node.outputs[0].name for node in reversed(held.graph) if node.op_type == "QuantizeLinear"
-    }
+    rounding = [node for node in reversed(held.graph) if node.op_type == "QuantizeLinear"]
+    made = {x.name or "": node.outputs[0].name or "" for node in rounding if (x := node.inputs[0]) is not None}
     watch = tuple(code for code in made.values() if code in machine.tensors)
     run = OrtExecutor(held, watch, optimize=False)
-    sides = {"file": run, "integers": lambda feeds: machine(feeds, watch)}
+    sides: dict[str, Callable[[Codes], Mapping[str, Any]]] = {
+        "file": run,
+        "integers": lambda feeds: machine(feeds, watch),
+    }
     counts = {side: np.zeros(8, np.int64) for side in sides}
     for one in x:
         feeds = {name: one[None]}

@@ -81,9 +81,8 @@ def test_a_configuration_file_says_what_is_trained_and_how(halfeven: Callable[..
 
     model = onnx.load("t.onnx")
     used = [onnx.numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8]
-    assert sorted(int(abs(codes).max()) <= 7 for codes in used if codes.ndim == 4)[2:] == [True] * (
-        sum(codes.ndim == 4 for codes in used) - 2
-    )
+    narrow = [bool((abs(codes.astype(int)) <= 8).all()) for codes in used if codes.ndim == 4]
+    assert sum(narrow) >= len(narrow) - 2  # all but the first and the last layer
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_a_training_that_diverges_says_where() -> None:
 
 
 def test_a_typo_in_the_recipe_is_answered_with_the_nearest_option() -> None:
-    with pytest.raises(BadOption, match="there is no option 'epoch'. Did you mean 'epochs'"):
+    with pytest.raises(BadOption, match=r"there is no option 'epoch'. Did you mean 'epochs'"):
         ready_loop.train(Small(), np.zeros((8, 1, 8, 8), np.float32), recipe={"epoch": 1})
     with pytest.raises(BadOption, match=r"epochs is of the recipe: write recipe={'epochs': 1}"):
         ready_loop.train(Small(), np.zeros((8, 1, 8, 8), np.float32), epochs=1)
@@ -88,7 +88,7 @@ def test_training_is_of_static_plans(mode: str) -> None:
     with pytest.raises(BadOption, match=f"mode '{mode}': training is of static plans"):
         qat.prepare(Small(), x, mode=mode)
     plan = api.quantize(Small().eval(), x.numpy(), example_inputs=x, mode="dynamic", verify=False).plan
-    with pytest.raises(BadOption, match="activations whose scales each run finds .*: training is of static plans"):
+    with pytest.raises(BadOption, match=r"activations whose scales each run finds .*: training is of static plans"):
         qat.prepare(Small(), x, plan=plan)
 
 
