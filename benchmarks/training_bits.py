@@ -105,7 +105,7 @@ def compared(network: Any, x: Array) -> dict[str, list[object]]:
         held = load(str(Path(folder) / "m.onnx"))
     machine = IntegerExecutor(lower(held), this_machine())
     rounding = [node for node in reversed(held.graph) if node.op_type == "QuantizeLinear"]
-    made = {x.name or "": node.outputs[0].name or "" for node in rounding if (x := node.inputs[0]) is not None}
+    made = {real.name or "": node.outputs[0].name or "" for node in rounding if (real := node.inputs[0]) is not None}
     watch = tuple(code for code in made.values() if code in machine.tensors)
     run = OrtExecutor(held, watch, optimize=False)
     sides: dict[str, Callable[[Codes], Mapping[str, Any]]] = {

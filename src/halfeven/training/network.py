@@ -41,7 +41,7 @@ from halfeven.training.operators import OPERATORS
 from halfeven.training.program import Constants, Instruction, Program
 from halfeven.training.pytorch import Tensor, torch
 from halfeven.training.quantizer import FakeQuantizer
-from halfeven.training.watch import Watch
+from halfeven.training.watch import Watch, watched
 
 QUANTIZERS, NORMS = "quantizers", "norms"
 Values = dict[str, Any]
@@ -156,15 +156,8 @@ class QuantizedNetwork(torch.nn.Module):
             BadCalibration: in training, an input is not finite, as a quantizer found.
             BadOption: in training, a parameter or a tensor inside is not.
         """
-        watch = Watch() if self.training and self.check_finite and not self.float_only else None
-        self._watch = watch
-        try:
-            found = tuple(self.run(program, {**inputs, **self.derived()}))
-        finally:
-            self._watch = None
-        if watch is not None:
-            watch.refuse(self, inputs)
-        return found
+        with watched(self, inputs) as self._watch:
+            return tuple(self.run(program, {**inputs, **self.derived()}))
 
     def derived(self) -> Values:
         """The tensors that are made of weights before all else."""

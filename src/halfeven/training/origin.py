@@ -229,7 +229,8 @@ def _params(network: QuantizedNetwork, group: int, stretch: Tensor | None) -> QP
     try:
         return network.quantizer(group).to_params(stretch)
     except BadOption as error:
-        raise BadOption(f"{QUANTIZERS}.{group}: {error} Training diverged: lower the rate of scales.") from error
+        where = f"{QUANTIZERS}.{group}, of {readers_of(network, group)}"
+        raise BadOption(f"{where}: {error} Training diverged: lower the rate of scales.") from error
 
 
 def _held(network: QuantizedNetwork) -> Iterator[str]:
@@ -271,14 +272,6 @@ def network_in(module: Any) -> QuantizedNetwork:
             raise BadOption(f"{type(module).__name__} is no network to train: give what `prepare` returned.")
         found = inner
     return found
-
-
-def _params(network: QuantizedNetwork, group: int, stretch: Tensor | None) -> QParams[Grid]:
-    """Scale and zero point of a quantizer, which an error names."""
-    try:
-        return network.quantizer(group).to_params(stretch)
-    except BadOption as error:
-        raise BadOption(f"quantizers.{group}, of {readers_of(network, group)}: {error}") from error
 
 
 def _in_file(own: QParams[Grid], scheme: Scheme) -> QParams:

@@ -10,6 +10,7 @@ parameter or input that is the cause if there is one.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,22 @@ class Watch:
         if not bool(fine.all()):
             at = int(fine.logical_not().nonzero()[0])
             raise _sentence(network, inputs, *self.places[at], self.ends[2 * at])
+
+
+@contextmanager
+def watched(network: "QuantizedNetwork", inputs: Mapping[str, Tensor]) -> Iterator[Watch | None]:
+    """A forward pass, watched if it is one of training, not in float, and `check_finite` is on.
+
+    Raises:
+        BadCalibration, BadOption: as `Watch.refuse`.
+    """
+    on = network.training and network.check_finite and not network.float_only
+    try:
+        yield (watch := Watch() if on else None)
+    finally:
+        network._watch = None
+    if watch is not None:
+        watch.refuse(network, inputs)
 
 
 def bad_parameter(network: "QuantizedNetwork") -> str:
