@@ -35,9 +35,10 @@ from halfeven.training.biases import bias_codes
 from halfeven.training.clamps import Clamp, clamps_of
 from halfeven.training.fake_quantize import clamped
 from halfeven.training.holding import Fixed, hold, keep, nested
-from halfeven.training.methods import AVERAGE, method_of, step_of
+from halfeven.training.methods import step_of
 from halfeven.training.normed import Normed
 from halfeven.training.operators import OPERATORS
+from halfeven.training.planned import Scales, planned
 from halfeven.training.program import Constants, Instruction, Program
 from halfeven.training.pytorch import Tensor, torch
 from halfeven.training.quantizer import FakeQuantizer
@@ -45,7 +46,6 @@ from halfeven.training.watch import Watch, watched
 
 QUANTIZERS, NORMS = "quantizers", "norms"
 Values = dict[str, Any]
-Scales = Literal["log", "linear", "fixed", "moving"]
 Rounds = Literal["file", "device"]
 
 
@@ -109,7 +109,7 @@ class QuantizedNetwork(torch.nn.Module):
             if quantizer.role != "bias":
                 params = (codes or {}).get(group, quantizer.params)
                 how: tuple[Scales, bool] = ("fixed", False) if group in given else (scales, learn_zero_point)
-                layers[str(group)] = _layer(group, quantizer, params, *how, method)
+                layers[str(group)] = planned(group, quantizer, params, *how, method)
         self.add_module(QUANTIZERS, torch.nn.ModuleDict(layers))
         self.float_only, self.rounding = False, "file"
         self.takes: Arguments | None = None
@@ -346,22 +346,3 @@ class QuantizedNetwork(torch.nn.Module):
     def live_norms(self) -> dict[str, LoneNorm]:
         """The normalizations that are alive, by the name of their layer, or their own; in the order they run in."""
         return {name: getattr(self, NORMS)[place] for name, place in self.places.items()}
-
-
-def _layer(
-    group: int, quantizer: Quantizer, params: QParams[Grid] | None, scales: Scales, learn_zero_point: bool, method: str
-) -> FakeQuantizer:
-    if params is None:
-        raise BadOption(f"Group {group} of the plan ({quantizer.reason}) has no scale: calibrate the plan first.")
-    grid = params.scheme.grid
-    zero = learn_zero_point and not params.scheme.symmetric and isinstance(grid, IntGrid) and grid.bits <= 16
-    moving = scales == "moving"
-    return FakeQuantizer.from_params(
-        params,
-        learn_scale=scales in ("log", "linear"),
-        logarithmic=scales == "log",
-        learn_zero_point=zero and not moving,
-        method=method_of(method, quantizer.role, grid),
-        moving=0.0 if not moving else 1.0 if quantizer.role == "weight" else AVERAGE,
-        seed=group,
-    )

@@ -31,8 +31,9 @@ from halfeven.training.batchnorm import Kind, LiveNorm, LoneNorm
 from halfeven.training.biases import with_biases
 from halfeven.training.derived import derived, is_weight
 from halfeven.training.methods import idle_methods, step_of
-from halfeven.training.network import QUANTIZERS, QuantizedNetwork, Rounds, Scales
+from halfeven.training.network import QUANTIZERS, QuantizedNetwork, Rounds
 from halfeven.training.normed import Normed, norms_of
+from halfeven.training.planned import Scales
 from halfeven.training.program import Constants, Program, constants_of, program_of, tensor_of
 from halfeven.training.pytorch import Tensor, torch
 from halfeven.training.watch import bad_parameter, readers_of
