@@ -19,6 +19,10 @@ ACT = Scheme(INT8, zero_point=ZeroRule.FREE)
 WEIGHT = Scheme(INT8_NARROW, per_channel(0))
 SECOND = Scheme(INT8)
 ACT_16 = Scheme(INT16)
+RECURRENT = (
+    "LiteRT's one integer recurrent kernel, an LSTM, keeps its state from run to run; the steps of {op} are written out "
+    "in float"
+)
 PICKED = ("Concat", "MaxPool", "GlobalMaxPool", "Max", "Min", "Clip", "ReduceMax", "ReduceMin")
 MOVED = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Expand")
 
@@ -39,7 +43,7 @@ LITERT = Target(
         OpRule(MOVED, ACT, output="as_input"),
     ),
     costs=UNIFORM,
-    recurrent="LiteRT has no integer kernel for {op} whose state is fed; its steps are written out in float",
+    recurrent=RECURRENT,
     formats=("tflite",),
 )
 
@@ -61,6 +65,6 @@ LITERT_INT16 = Target(
     ),
     costs=UNIFORM,
     numerics=Numerics(bias_bits=0),
-    recurrent="LiteRT has no integer kernel for {op} whose state is fed; its steps are written out in float",
+    recurrent=RECURRENT,
     formats=("tflite",),
 )

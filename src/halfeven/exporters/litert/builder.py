@@ -11,6 +11,7 @@ and tell it which tensor holds what they made:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,8 @@ class Builder:
     wires: dict[str, Wire] = field(default_factory=dict)
     moved: dict[tuple[int, Order], Wire] = field(default_factory=dict)
     held: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    real: dict[int, int] = field(default_factory=dict)
+    """Of tensors of codes, that which a DEQUANTIZE made of them."""
     columns: dict[str, npt.NDArray[np.intp]] = field(default_factory=dict)
     """Of a flattened value that lies in another order: which ONNX column each of its columns is."""
     transposes: list[str] = field(default_factory=list)
@@ -94,13 +97,12 @@ class Builder:
         *,
         bits: int = 0,
     ) -> int:
-        """A constant, of codes of `bits` bits where these are 4; the same small one is written once."""
+        """A constant, of codes of `bits` bits where these are 4; the same one is written once, whoever reads it."""
         array = np.asarray(array, order="C")
-        small = array.nbytes <= 4096
         tag = () if scale is None else (scale.tobytes(), np.asarray(zero_point).tobytes(), axis)
         dtype = "int4" if bits == 4 else array.dtype.name
-        key = (array.shape, dtype, array.tobytes() if small else id(array), *tag)
-        if small and key in self.held:
+        key = (array.shape, dtype, sha256(array.tobytes()).digest(), *tag)
+        if key in self.held:
             return self.held[key]
         self.tensors.append(FileTensor(self.name(name), array.shape, dtype, scale, zero_point, axis, data=array))
         self.held[key] = len(self.tensors) - 1

@@ -123,7 +123,15 @@ def without_plan(draft: Draft) -> Draft:
 
 def weights_only(draft: Draft) -> Draft:
     """The draft with the weights of its layers in codes, and all else in real numbers."""
-    ports = {node.name: ops.weight_port(node) for node in draft.model.graph if node.op_type != "Gather"}
-    keep = {site: group for site, group in draft.plan.sites.items() if ports.get(site.consumer) == site.port}
+    ports = {node.name: _weight_ports(node) for node in draft.model.graph if node.op_type != "Gather"}
+    keep = {site: group for site, group in draft.plan.sites.items() if site.port in ports.get(site.consumer, ())}
     groups = {group: draft.plan.groups[group] for group in set(keep.values())}
     return replace(draft, plan=replace(draft.plan, sites=keep, groups=groups))
+
+
+def _weight_ports(node: ir.Node) -> tuple[int, ...]:
+    """The ports of a layer that hold its weights; a recurrent one has those of inputs and of states."""
+    if node.op_type in ops.RECURRENT_OPS:
+        return (1, 2)
+    port = ops.weight_port(node)
+    return () if port is None else (port,)

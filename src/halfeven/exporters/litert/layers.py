@@ -132,11 +132,12 @@ def _weight(b: Builder, op: Op, weight: Tensor, stored: Array, place: int) -> in
 
 
 def dequantized(b: Builder, index: int) -> int:
-    """A tensor of codes made real."""
-    found = b.tensors[index]
-    real = b.tensor(f"{found.name}_real", found.shape, FileTensor("", (), "float32"), found.open)
-    b.emit("DEQUANTIZE", [index], [real], "DequantizeOptions")
-    return real
+    """A tensor of codes made real, once for all that read it."""
+    if index not in b.real:
+        found = b.tensors[index]
+        b.real[index] = b.tensor(f"{found.name}_real", found.shape, FileTensor("", (), "float32"), found.open)
+        b.emit("DEQUANTIZE", [index], [b.real[index]], "DequantizeOptions")
+    return b.real[index]
 
 
 def _bias(b: Builder, op: Op, index: int, weight: Tensor, channels: int) -> int:

@@ -1,4 +1,4 @@
-"""LSTM and GRU, step after step, as operators that LiteRT has; in real numbers.
+"""LSTM and GRU, step after step, as operators that LiteRT has; activations in real numbers.
 
 LiteRT's UNIDIRECTIONAL_SEQUENCE_LSTM keeps its state in the file, so an initial state could not be fed nor a final one
 read; and there is no GRU. Of a sequence of known length each step is written out:
@@ -8,11 +8,12 @@ read; and there is no GRU. Of a sequence of known length each step is written ou
     GRU     z = sigmoid(x Wz' + h Rz' + b), r likewise        h' = (1 - z) tanh(...) + z h
             linear_before_reset 0: tanh(x Wh' + (r h) Rh' + Wbh + Rbh); else tanh(x Wh' + Wbh + r (h Rh' + Rbh))
 
-Weights are shared by all steps. Sequences up to 256 steps; no peepholes, clip, other activations or lengths by sample.
+Weights stand in the file once, and all steps read them; in codes of int8 where the plan has such. Sequences up to 256 steps; no peepholes, clip, other activations or lengths by sample.
 Source: ONNX operators LSTM and GRU.
 """
 
 from collections.abc import Callable, Mapping
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -20,7 +21,9 @@ import onnx_ir as ir
 from halfeven.errors import UnsupportedByTarget
 from halfeven.exporters.litert.decompose import Parts
 from halfeven.graph.network import Op, Tensor
+from halfeven.numerics.grid import INT8
 from halfeven.numerics.quantize import dequantize
+from halfeven.numerics.scheme import QParams, Scheme, per_channel
 
 LONGEST = 256
 USUAL: Mapping[str, tuple[str, ...]] = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh")}
@@ -105,9 +108,9 @@ class _Recurrent:
 
     def _direction(self, number: int, *, backwards: bool) -> tuple[list[Tensor], list[Tensor]]:
         """What each step makes, in the order of the sequence, and the final states."""
-        parts, bias, weights, recurrent = self.parts, self._bias(number), self._array(1), self._array(2)
+        parts, bias = self.parts, self._bias(number)
         states = [self._state(5, number)] + ([self._state(6, number)] if self.op.kind == "LSTM" else [])
-        w, r = (parts.number(a[number].T.copy(), n) for a, n in ((weights, "weights"), (recurrent, "recurrent")))
+        w, r = (self._weights(port, number, what) for port, what in ((1, "weights"), (2, "recurrent")))
         made: list[Tensor] = []
         for time in reversed(range(self.length)) if backwards else range(self.length):
             row = parts.make("Gather", [self.x, self._scalar(time)], (self.batch, self.features), axis=0)
@@ -115,6 +118,33 @@ class _Recurrent:
                 row, states, w, r, bias)  # fmt: skip
             made.append(states[0])
         return (made[::-1] if backwards else made), states
+
+    def _weights(self, port: int, number: int, what: str) -> Tensor:
+        """The weights of one direction, (inputs, gates * hidden): codes where there is one scale for each column."""
+        tensor, real = self.op.inputs[port], self._array(port)
+        params = None if tensor is None else tensor.params
+        rows = real.shape[:2]
+        if tensor is None or tensor.data is None or params is None or tensor.data.dtype != np.int8:
+            return self.parts.number(real[number].T.copy(), what)
+        if params.zero_point.any() or params.scale.size not in (1, prod(rows)):
+            return self.parts.number(real[number].T.copy(), what)
+        scale = np.ascontiguousarray(np.broadcast_to(params.scale.reshape(-1), prod(rows)).reshape(rows)[number])
+        return self._codes(tensor.data[number].T.copy(), scale, what)
+
+    def _codes(self, codes: np.ndarray, scale: np.ndarray, what: str) -> Tensor:
+        """Codes of int8 as a constant, (inputs, columns), with one scale for each column."""
+        scheme = Scheme(INT8, per_channel(1))
+        params = QParams(scheme, scale.reshape(1, -1), np.zeros((1, scale.size), np.int32))
+        name = f"{self.op.name}/{what}_{len(self.parts.ops)}"
+        return Tensor(name, ir.DataType.INT8, codes.shape, params, ir.Tensor(codes, name=name))
+
+    def _columns(self, weights: Tensor, part: slice) -> Tensor:
+        """Some columns of constant weights."""
+        assert weights.data is not None
+        found = np.ascontiguousarray(weights.data[:, part])
+        if weights.params is None:
+            return self.parts.number(found, "recurrent")
+        return self._codes(found, weights.params.scale.ravel()[part].copy(), "recurrent")
 
     def _bias(self, number: int) -> np.ndarray:
         """Input and recurrent bias, (2, gates * hidden)."""
@@ -156,9 +186,7 @@ class _Recurrent:
             reset = self._of("Sigmoid", self._of("Add", rx, rh))
             inner = self._of("Mul", reset, hh)
         else:
-            assert r.data is not None
-            first, last = (self.parts.number(np.ascontiguousarray(r.data[:, part]), "recurrent")
-                           for part in (slice(0, 2 * n), slice(2 * n, None)))  # fmt: skip
+            first, last = (self._columns(r, part) for part in (slice(0, 2 * n), slice(2 * n, None)))
             zh, rh = self._gates(self._sum(hidden, first, bias[1][: 2 * n]), 2)
             reset = self._of("Sigmoid", self._of("Add", rx, rh))
             inner = self._sum(self._of("Mul", reset, hidden), last, bias[1][2 * n :])
