@@ -61,6 +61,8 @@ class Draft:
     moments: Mapping[str, Moments] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     sizes: Mapping[str, float] = field(default_factory=dict)
+    sample: Mapping[str, npt.NDArray[np.generic]] = field(default_factory=dict, repr=False)
+    """What `shapes` were seen with, by input name; empty where they were not seen in this run."""
     notes: tuple[str, ...] = ()
     assumed: frozenset[str] = frozenset()
     """The values whose `stats` were concluded from the network, without data."""

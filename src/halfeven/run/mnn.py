@@ -9,6 +9,7 @@ Not MNN.tools: importing that installs a package by pip and asks a server for le
 What MNN prints to standard output while it loads is kept from there. Source: MNN 3.6.1, pymnn/src, pymnn/pip_package.
 """
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ MISSING = "MNN is not installed: pip install 'halfeven[mnn]'."
 WEIGHTED = ("Convolution", "Deconvolution", "MatMul")
 CODED = "[ DT_INT8 ]"
 CONVERT = "import sys, _tools; _tools.mnnconvert(['mnnconvert', *sys.argv[1:]])"
+CHATTER = ("The device supports", "Start to", "ONNX Model ", "Converted Failed")
+"""How lines of the converter begin that say nothing of the reason."""
 STANDARD_OUTPUT = 1
 
 
@@ -152,8 +155,16 @@ def convert_onnx(source: Path, made: Path, params: Path | None = None) -> None:
         command, cwd=made.parent, capture_output=True, text=True, errors="replace", check=False
     )
     if done.returncode or not made.is_file() or not made.stat().st_size:
-        lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        raise UnsupportedModel(f"MNN's converter refuses the network ({done.returncode}): {' '.join(lines[-3:])[:300]}")
+        raise UnsupportedModel(f"MNN's converter refuses the network: {_why(done.stdout + done.stderr)}.")
+
+
+def _why(log: str) -> str:
+    """The converter's reason, of what it prints: the operators that it lacks, else its last words."""
+    if lacking := dict.fromkeys(re.findall(r"ONNX::(\w+)", log)):
+        return f"it has no {', '.join(lacking)}; keep to operators that it has, or export to another format"
+    lines = [re.sub(r"^\[[\d:]+\] (@ \d+|:\d+)?:?\s*", "", line).strip() for line in log.splitlines()]
+    told = [line for line in lines if line and not line.startswith(CHATTER)]
+    return " ".join(told[-2:])[:300].rstrip(".") or "it ended without saying why"
 
 
 def _load(run: MnnExecutor) -> tuple[Any, Any]:

@@ -23,7 +23,7 @@ class Trace:
             return replace(draft, shapes=_stated(draft))
         joined = {name for _, names in joined_at_the_end(draft.model) for name in names}
         shapes, sizes = observe(draft.model, sample[1], sample[0], joined)
-        return replace(draft, shapes={**_stated(draft), **shapes}, sizes=sizes)
+        return replace(draft, shapes={**_stated(draft), **shapes}, sizes=sizes, sample=sample[1])
 
 
 def _stated(draft: Draft) -> dict[str, tuple[int, ...]]:

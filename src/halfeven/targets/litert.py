@@ -20,8 +20,8 @@ WEIGHT = Scheme(INT8_NARROW, per_channel(0))
 SECOND = Scheme(INT8)
 ACT_16 = Scheme(INT16)
 RECURRENT = (
-    "LiteRT's one integer recurrent kernel, an LSTM, keeps its state from run to run; the steps of {op} are written out "
-    "in float"
+    "LiteRT's one integer recurrent kernel, an LSTM, keeps its state from run to run; "
+    "the steps of {op} are written out in float"
 )
 PICKED = ("Concat", "MaxPool", "GlobalMaxPool", "Max", "Min", "Clip", "ReduceMax", "ReduceMin")
 MOVED = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Expand")

@@ -8,7 +8,8 @@ read; and there is no GRU. Of a sequence of known length each step is written ou
     GRU     z = sigmoid(x Wz' + h Rz' + b), r likewise        h' = (1 - z) tanh(...) + z h
             linear_before_reset 0: tanh(x Wh' + (r h) Rh' + Wbh + Rbh); else tanh(x Wh' + Wbh + r (h Rh' + Rbh))
 
-Weights stand in the file once, and all steps read them; in codes of int8 where the plan has such. Sequences up to 256 steps; no peepholes, clip, other activations or lengths by sample.
+Weights stand in the file once, and all steps read them; in codes of int8 where the plan has such. Sequences up to 256
+steps; no peepholes, clip, other activations or lengths by sample.
 Source: ONNX operators LSTM and GRU.
 """
 

@@ -13,8 +13,8 @@
                 sides have a scale of their own, that behind is made larger by the last bit, so that the pool computes
                 in float: of a maximum, the same codes. Elsewhere a Max with the lowest number stands between
                 without strides, for which the converter ends, they get those that ONNX means
-    others      a Resize that is not nearest, Div, Max, Min, Neg and Abs are wrong, or not exact, on codes: such a Max
-                stands between
+    others      a Resize that is not nearest, Div, Max, Min, Neg, Abs and CumSum are wrong, or not exact, on codes: such
+                a Max stands between
     outputs     MNN computes what the network gives in float. A layer that makes it is given such a Max too, and its
                 own output the name NAME_coded
 
@@ -39,7 +39,7 @@ from halfeven.numerics.quantize import fake_quantize
 
 POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
 PAIRS = ("Add", "Sub", "Mul")
-INEXACT = ("Div", "Max", "Min", "Pow", "Neg", "Abs")
+INEXACT = ("Div", "Max", "Min", "Pow", "Neg", "Abs", "CumSum")
 JOINED = (0.0, 6.0)
 """Bounds of a Clip that MNN joins with a layer."""
 CARRIERS = frozenset(

@@ -22,6 +22,7 @@ from halfeven.draft import Draft
 from halfeven.errors import UnsupportedByTarget
 from halfeven.exporters.mnn.layers import Layer, layers_of, signed
 from halfeven.exporters.mnn.network import Fitted, fitted
+from halfeven.exporters.mnn.wrong import refuse_wrong
 from halfeven.exporters.tables.entries import entries_of, of_codes, write_table
 from halfeven.graph.bits import stored_grid
 from halfeven.graph.encodings import Encoding
@@ -33,7 +34,8 @@ def write_params(draft: Draft, path: Path) -> tuple[str, ...]:
     """MNN's quantization parameters, and beside them the network to convert.
 
     Raises:
-        UnsupportedByTarget: codes of other than 8 bits, or no layer that MNN runs on codes.
+        UnsupportedByTarget: codes of other than 8 bits, or no layer that MNN runs on codes, or an operator that it
+            computes wrongly.
     """
     network, notes = table_of(draft)
     said = write_table(replace(draft, model=network.model), path, text_of(network))
@@ -44,9 +46,11 @@ def table_of(draft: Draft) -> tuple[Fitted, tuple[str, ...]]:
     """The network for the converter, the layers that become integer, and sentences on the others.
 
     Raises:
-        UnsupportedByTarget: codes of other than 8 bits, or no layer that MNN runs on codes.
+        UnsupportedByTarget: codes of other than 8 bits, or no layer that MNN runs on codes, or an operator that it
+            computes wrongly.
     """
     refuse(draft.target, draft.model, draft.plan)
+    refuse_wrong(draft)
     plan = draft.plan  # a bias may be that of several layers, each with a scale of its own, which no table can say
     sites = {site: group for site, group in plan.sites.items() if plan.groups[group].role != "bias"}
     entries = {entry.name: entry for entry in entries_of(replace(draft, plan=replace(plan, sites=sites)))}
