@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import onnx_ir as ir
 
 from halfeven.draft import Draft, Progress, no_progress, pipeline
-from halfeven.errors import BadCalibration, BadOption, UnsupportedByTarget
+from halfeven.errors import BadCalibration, BadOption, UnsupportedByTarget, UnsupportedModel
 from halfeven.exporters.formats import exporter_named, format_of, target_of
 from halfeven.exporters.interface import integer_interface
 from halfeven.exporters.onnx import to_qdq
@@ -30,7 +30,7 @@ from halfeven.options import check_setting, make_steps, ordered_steps, read_conf
 from halfeven.report.colors import suspect_colors
 from halfeven.report.inspection import Inspection, inspect_draft
 from halfeven.report.own_float import own_float
-from halfeven.report.verify import Verification, compare_file, compare_models
+from halfeven.report.verify import Verification, compare_file, compare_models, unverified
 from halfeven.result import Result
 from halfeven.run.ort import OrtExecutor
 from halfeven.run.runtimes import bytes_of, open_file, runtime_of
@@ -105,7 +105,7 @@ def quantize(
         format: The format that the result is meant for; it chooses the target where none is named.
         skip: Optional steps to leave out: "equalize", "gptq"; without data also "absorb", "expect", "correct".
         seed: Of synthetic samples; 0 by default.
-        verify: Compare with the float model at the end.
+        verify: Compare with the float model at the end; a note says where ONNX Runtime cannot, for want of bfloat16.
         progress: Called as (task, done, total or None).
         **options: Fields of the steps, such as calibrate="mse", keep_float=("head/*",), prefer="size".
 
@@ -143,7 +143,10 @@ def quantize(
     if verify:
         sizes = file_size(model if isinstance(model, str | Path) else source, reads), file_size(quantized)
         told: dict[str, Any] = {"sizes": sizes, "labels": feed.labels, "signed": _signed(draft), "progress": progress}
-        verification = compare_models(floating, quantized, feed.held_out, **told)
+        try:
+            verification = compare_models(floating, quantized, feed.held_out, **told)
+        except UnsupportedModel as error:
+            draft = draft.noting(unverified(quantized, error))
     quantized = integer_interface(quantized, draft, str(settings["io"]), pictures=bool(inside))
     quantized.metadata_props.update(_provenance(draft, {**settings, "preprocess": asked["preprocess"]}, chosen, feed))
     order = "RGB" if feed.preprocess is None else feed.preprocess.color
@@ -230,7 +233,10 @@ def verify(
     _same_interface(first, second)
     feed = open_data(first, data, settings, held_out=False)
     told = {"sizes": (file_size(model), file_size(quantized)), "labels": feed.labels, "progress": progress}
-    found = compare_models(_runnable(first), second, feed.calibration, **told)
+    try:
+        found = compare_models(_runnable(first), second, feed.calibration, **told)
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{_name(quantized)}: {unverified(second, error)}.") from error
     return replace(found, warnings=(*found.warnings, *feed.said()))
 
 

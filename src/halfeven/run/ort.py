@@ -26,6 +26,7 @@ from halfeven.memory import give_back
 from halfeven.run.processor import on_arm
 from halfeven.run.signed_pairs import signed_again, unsigned
 
+WIDTHS = {"tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(double)": np.float64}
 LARGE = 4096  # bytes; smaller tensors travel with the graph
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -66,6 +67,12 @@ class OrtExecutor:
     def outputs(self) -> list[str]:
         """Names of what a call returns, in order."""
         return [out.name for out in self.session.get_outputs()]  # type: ignore[attr-defined]
+
+    @property
+    def widths(self) -> dict[str, type[np.floating]]:
+        """The types of its real inputs, by name."""
+        ports = self.session.get_inputs()  # type: ignore[attr-defined]
+        return {port.name: WIDTHS[port.type] for port in ports if port.type in WIDTHS}
 
     def __call__(self, feeds: Batch, label: str = "") -> Batch:
         """Run once.

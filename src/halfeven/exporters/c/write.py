@@ -21,6 +21,7 @@ from halfeven.exporters.c.identifiers import file_stem, identifier
 from halfeven.exporters.c.program import MOST, Program, Values
 from halfeven.exporters.c.text import Layout, header, laid_out, self_test, shapes_of, source
 from halfeven.exporters.onnx import to_qdq
+from halfeven.exporters.storage import refuse_halves
 from halfeven.files import write_text
 from halfeven.graph.lower import lower
 from halfeven.graph.network import Network
@@ -41,6 +42,7 @@ def write_c(draft: Draft, path: Path) -> tuple[str, ...]:
         UnsupportedByTarget: a node computes with real numbers, or codes are not int8; the node is named.
         BadOption: the file's name cannot stand in an #include, or does not end in .c.
     """
+    refuse_halves(draft, "bare metal")
     network = lower(to_qdq(draft))
     return write_network(network, input_shapes(network, draft), path, draft.plan.floats)
 

@@ -31,6 +31,7 @@ from halfeven.exporters.litert.layout import Order, channels_last, plain
 from halfeven.exporters.litert.operators import why_not, write
 from halfeven.exporters.litert.recurrent import RECURRENT
 from halfeven.exporters.litert.windows import FixedLengthError
+from halfeven.exporters.storage import refuse_halves
 from halfeven.files import write_file
 from halfeven.graph.network import Network, Op, Tensor
 from halfeven.graph.plan import DYNAMIC
@@ -81,6 +82,7 @@ def to_litert(draft: Draft, *, mode: str = "auto", io: str = "float", layout: st
     for name, value, known in (("mode", mode, MODES), ("io", io, TYPES), ("layout", layout, LAYOUTS)):
         if value not in known:
             raise BadOption(f"LiteRT {name} '{value}' is not known. Choose one of: {', '.join(known)}.")
+    refuse_halves(draft, "LiteRT")
     mode = _planned(draft) if mode == "auto" else mode
     if mode == "integer":
         _check_types(draft)

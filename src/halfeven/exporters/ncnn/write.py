@@ -17,6 +17,7 @@ from halfeven.exporters.ncnn.blobs import Blobs, refuse
 from halfeven.exporters.ncnn.parts import Layer, param_text, with_splits
 from halfeven.exporters.ncnn.patterns import fused
 from halfeven.exporters.onnx import to_qdq
+from halfeven.exporters.storage import refuse_halves, refuse_weights_alone
 from halfeven.files import write_file, write_text
 from halfeven.graph.lower import lower
 from halfeven.graph.network import Network, Op
@@ -57,6 +58,8 @@ def write_ncnn(draft: Draft, path: Path) -> tuple[str, ...]:
         UnsupportedByTarget: an operator, or the codes it works on, have no form in ncnn; nothing is written.
         BadOption: a file cannot be written.
     """
+    refuse_halves(draft, "ncnn")
+    refuse_weights_alone(draft, "ncnn")
     weights = weights_beside(path, external_files(draft.model))
     made, notes = convert(lower(to_qdq(draft)))
     write_file(weights, lambda file: file.writelines(piece for layer in made for piece in layer.weights))

@@ -14,6 +14,7 @@ from halfeven.draft import Draft
 from halfeven.errors import UnsupportedByTarget
 from halfeven.exporters.computed_shapes import evaluate
 from halfeven.exporters.onnx import to_qdq
+from halfeven.exporters.storage import refuse_halves, refuse_weights_alone
 from halfeven.exporters.tnn import elementwise, layers, moves
 from halfeven.exporters.tnn.blobs import Blobs, refuse
 from halfeven.exporters.tnn.parts import Made, model_bytes, proto_text
@@ -57,6 +58,8 @@ def write_tnn(draft: Draft, path: Path) -> tuple[str, ...]:
         UnsupportedByTarget: an operator, or the codes it works on, have no form in TNN; nothing is written.
         BadOption: a file cannot be written.
     """
+    refuse_halves(draft, "TNN")
+    refuse_weights_alone(draft, "TNN")
     blobs, made, outputs = convert(lower(to_qdq(draft)))
     pieces = model_bytes(made, blobs.scales)
     if not 0 < len(pieces) - 1 < MOST_LAYERS:
