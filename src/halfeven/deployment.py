@@ -28,6 +28,8 @@ from halfeven.importers.qdq import draft_of
 from halfeven.importers.shifting import as_target_takes
 from halfeven.options import check_setting
 from halfeven.report.differences import Comparison, gathered, measured, outputs_of, whole_sqnr
+from halfeven.report.file_names import as_source, fed_as, named_as
+from halfeven.run.ort import OrtExecutor
 from halfeven.steps.calibrate import Calibrate
 from halfeven.steps.trace import Trace
 from halfeven.targets import TARGETS, target_named
@@ -139,8 +141,17 @@ def compare(
     floats = [] if source is None else [_named(source), prepare(source)[0]]
     opened = [_side(one, floats, chosen) for one in (a, b)]
     plans = [side.plan for side, _ in opened]
+    stored = [_of_file(one) for one in (a, b)]
+    for i in range(2):
+        plans[i] = named_as(plans[i], plans[1 - i]) if stored[i] else plans[i]
     tells = [tells for _, tells in opened]
-    found = [c for c in changes(plans[0], plans[1]) if c.kind != "node" or (all(tells) and _fate(c.where, plans))]
+    nodes = set[str].intersection(*({node.name or "" for node in side.model.graph.all_nodes()} for side, _ in opened))
+    told = nodes if all(tells) and stored[0] != stored[1] else None
+    found = [
+        c
+        for c in changes(plans[0], plans[1])
+        if c.kind != "node" or (all(tells) and _fate(c.where, plans) and (told is None or c.where in told))
+    ]
     differences, notes = gathered(found), [n for side, _ in opened for n in side.notes]
     names = _shown(a, "a"), _shown(b, "b")
     places = len(set(plans[0].sites) | set(plans[1].sites))
@@ -151,8 +162,10 @@ def compare(
     samples = list(feed.calibration)
     reference = outputs_of(source, samples)
     sides = opened[0][0], opened[1][0]
-    whole = tuple(_whole(side, reference, samples) for side in sides)
-    ranked = measured(differences, sides, floats, samples, progress)
+    whole = tuple(_whole(side, reference, samples, source if own else None)
+                  for side, own in zip(sides, stored, strict=True))  # fmt: skip
+    fed = [fed_as(side.model, source, samples) if own else samples for side, own in zip(sides, stored, strict=True)]
+    ranked = measured(differences, sides, floats, (fed[0], fed[1]), progress)
     if unknown := sum(one.cost is None and one.kinds != ("node",) for one in ranked):
         notes.append(
             f"{counted(unknown, 'difference')} could not be measured alone: no scale, or weights that are not those of "
@@ -229,13 +242,20 @@ def _side(given: str | Path | Plan, floats: Sequence[ir.Model], target: Target) 
     return replace(draft, plan=replace(draft.plan, sites=sites)).noting(*notes), kind == "plan"
 
 
-def _whole(side: Draft, reference: Any, samples: Any) -> float | None:
-    """SQNR of all of a side at once; None where it cannot be written."""
+def _whole(side: Draft, reference: Any, samples: Any, source: ir.Model | None) -> float | None:
+    """SQNR of all of a side at once, of a file's as the float model `source` is called; None: it cannot be written."""
     lenient = replace(side, target=replace(side.target, rules=(), takes=()))
     try:
-        return whole_sqnr(reference, to_qdq(lenient), samples)
+        written = to_qdq(lenient)
+        run = OrtExecutor(written) if source is None else as_source(written, source)
+        return whole_sqnr(reference, run, samples)
     except UnsupportedByTarget:
         return None
+
+
+def _of_file(given: object) -> bool:
+    """Whether a side is a .tflite file, whose names and layouts are its own."""
+    return isinstance(given, (str, Path)) and sniff(given) == "tflite"
 
 
 def _shown(given: object, name: str) -> str:

@@ -188,7 +188,7 @@ def _litert(
     machine = IntegerExecutor(lower(read), machine_named(name), threads)
     beside = Beside(name, name, machine.machine.evidence, inner=True)
     run = open_file(path, model)
-    fed = [run._fed(feeds) for _, feeds in data]
+    fed = [run.fed(feeds) for _, feeds in data]
     held = open_litert(path, LITERT[name])
     pairs = paired(machine, held)
     outputs = []

@@ -52,7 +52,7 @@ def beside_executorch(
         outputs.append(run(feeds, label))
         if inner is None:
             continue
-        found, ours = inner(run._fed(feeds), label), machine(feeds, list(common.values()))[1]
+        found, ours = inner(run.fed(feeds), label), machine(feeds, list(common.values()))[1]
         for name, other in common.items():
             simulated, codes = machine.offsets(other, ours[other]), _offsets(coded[name], found[name])
             if (turned := in_order(codes, simulated)) is not None:

@@ -75,7 +75,7 @@ def beside_ncnn(path: Path, draft: Draft, model: ir.Model, data: Data, threads: 
     outputs = []
     for label, feeds in data:
         outputs.append(run(feeds, label))
-        blobs = held.codes(run._fed(feeds), label)
+        blobs = held.codes(run.fed(feeds), label)
         found = {name: blobs[layer] for name in _made(network) if (layer := _layer_of(network, name, blobs))}
         _count(beside, network, label, machine(feeds, list(found)), found)
     return beside, outputs

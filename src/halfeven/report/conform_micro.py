@@ -59,7 +59,7 @@ def beside_micro(
     run, coded = Fitted(micro, RUNTIMES[".tflite"], takes, names[1]), _coded(network)
     outputs, real = [], Effect()
     for label, feeds in data:
-        fed = run._fed(feeds)
+        fed = run.fed(feeds)
         ours, theirs = ported(fed), micro(fed)
         for name, tensor in coded.items():
             beside.add(name, name, label, *(_codes(found[name], tensor) for found in (ours, theirs)))

@@ -32,6 +32,7 @@ from halfeven.graph.plan import Change, Plan, Site
 from halfeven.numerics.quantize import dequantize
 from halfeven.run.compare import fidelity
 from halfeven.run.ort import OrtExecutor
+from halfeven.run.runtimes import Executor, alike
 from halfeven.stats.distance import Fidelity, sqnr_db
 
 NEAR = 10.0
@@ -122,7 +123,7 @@ def measured(
     differences: Sequence[Difference],
     sides: tuple[Draft, Draft],
     floats: Sequence[ir.Model],
-    data: Data,
+    data: tuple[Data, Data],
     task: Progress,
 ) -> list[Difference]:
     """The differences with their SQNR alone, dearest first; those that cannot be measured come last.
@@ -131,10 +132,10 @@ def measured(
         differences: Of the plans of `sides`, in this order.
         sides: Each with a network of the same inputs and outputs, and a calibrated plan.
         floats: Float models in which to look for the weights of a side, by name.
-        data: Samples to run.
+        data: Samples to run, as each side takes them.
         task: Told of every difference done.
     """
-    rigs = [_Rig(side, floats, data) for side in sides]
+    rigs = [_Rig(side, floats, own) for side, own in zip(sides, data, strict=True)]
     found = []
     for done, one in enumerate(differences):
         task("measure", done, len(differences))
@@ -145,9 +146,9 @@ def measured(
     return sorted(found, key=lambda one: inf if one.cost is None else -one.cost)
 
 
-def whole_sqnr(reference: Mapping[str, Batch], model: ir.Model, data: Data) -> float:
+def whole_sqnr(reference: Mapping[str, Batch], run: Executor, data: Data) -> float:
     """SQNR of a model's outputs, dB, of several the worst; `reference` holds the float outputs by sample."""
-    return _worst(reference, OrtExecutor(model), data)
+    return _worst(reference, run, data)
 
 
 def outputs_of(model: ir.Model, data: Data) -> dict[str, Batch]:
@@ -160,10 +161,12 @@ def _noise(sqnr: float) -> float:
     return float(10.0 ** (-sqnr / 10))
 
 
-def _worst(reference: Mapping[str, Batch], run: OrtExecutor, data: Data) -> float:
+def _worst(reference: Mapping[str, Batch], run: Executor, data: Data) -> float:
     sums: dict[str, Fidelity] = {}
     for label, feeds in data:
-        for name, value in fidelity(reference[label], run(feeds, label)).items():
+        real = reference[label]
+        found = {name: alike(real[name], x) if name in real else x for name, x in run(feeds, label).items()}
+        for name, value in fidelity(real, found).items():
             sums[name] = sums[name].merge(value) if name in sums else value
     return min((value.sqnr_db for value in sums.values()), default=inf)
 

@@ -26,7 +26,11 @@ from halfeven.memory import give_back
 from halfeven.run.processor import on_arm
 from halfeven.run.signed_pairs import signed_again, unsigned
 
-WIDTHS = {"tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(double)": np.float64}
+WIDTHS: dict[str, type[np.floating]] = {
+    "tensor(float16)": np.float16,
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+}
 LARGE = 4096  # bytes; smaller tensors travel with the graph
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 

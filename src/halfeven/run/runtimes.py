@@ -83,7 +83,7 @@ class Fitted:
         Raises:
             BadCalibration: the file has another number of inputs or outputs, or the runtime refuses the feeds.
         """
-        found = self.run(self._fed(feeds))
+        found = self.run(self.fed(feeds))
         ports = self._matched(self.run.outputs, self.gives, "outputs")
         return {ours: _real(found[_name(port)], port) for ours, port in ports.items()}
 
@@ -91,10 +91,11 @@ class Fitted:
         """How many layers with weights ran on codes, and how many there are; None where the runtime does not tell."""
         if not self.runtime.layers:
             return None
-        layers = _named(self.runtime.layers)(self.run, self._fed(feeds))
+        layers = _named(self.runtime.layers)(self.run, self.fed(feeds))
         return sum(bool(layer.integer) for layer in layers), len(layers)
 
-    def _fed(self, feeds: Batch) -> Batch:
+    def fed(self, feeds: Batch) -> Batch:
+        """The feeds under the file's names, in its layouts and types."""
         ports = self._matched(self.run.inputs, self.takes, "inputs")
         return {_name(port): _fit(feeds[ours], port) for ours, port in ports.items()}
 
