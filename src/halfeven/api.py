@@ -28,9 +28,10 @@ from halfeven.importers.models import read_model
 from halfeven.importers.modules import read_given
 from halfeven.options import check_setting, make_steps, ordered_steps, read_config
 from halfeven.report.colors import suspect_colors
+from halfeven.report.comparable import unverified
 from halfeven.report.inspection import Inspection, inspect_draft
 from halfeven.report.own_float import own_float
-from halfeven.report.verify import Verification, compare_file, compare_models, unverified
+from halfeven.report.verify import Verification, compare_file, compare_models
 from halfeven.result import Result
 from halfeven.run.ort import OrtExecutor
 from halfeven.run.runtimes import bytes_of, open_file, runtime_of

@@ -23,6 +23,7 @@ import onnx_ir as ir
 
 from halfeven.draft import Batch, Progress, Samples, no_progress
 from halfeven.errors import BadCalibration, UnsupportedModel
+from halfeven.report.comparable import as_fed, settled
 from halfeven.run.coded import CodedExecutor, coded
 from halfeven.run.compare import fidelity
 from halfeven.run.ort import OrtExecutor, integer_nodes_of, interleaved
@@ -35,9 +36,6 @@ MOST = 8  # outputs in the table
 SLOWER = 1.05
 SECONDS = 0.25
 HERE = "ONNX Runtime"
-OPEN_ENDED = frozenset({"NonMaxSuppression", "NonZero", "Unique", "Compress", "TopK", "Range", "If", "Loop", "Scan"})
-"""Operators, and bodies, from which an output may get a length that depends on the data."""
-KNOWN = ("", "ai.onnx", "com.microsoft")
 
 
 @dataclass(frozen=True)
@@ -168,8 +166,8 @@ def compare_models(
         second: OrtExecutor | CodedExecutor = run
         if isinstance(other, ir.Model) and isinstance(first.model, ir.Model):
             second = coded(run, other, first.model)
-        fed = second if isinstance(second, CodedExecutor) else _as_fed(first, second)
-        found, _ = _compared(first, fed, data, labels or {}, progress, settled=_settled(first.model))
+        fed = second if isinstance(second, CodedExecutor) else as_fed(first, second)
+        found, _ = _compared(first, fed, data, labels or {}, progress, settled=settled(first.model))
         layers = integer_nodes_of(optimized)
     warnings = (*found.warnings, *_warnings(found.outputs, found.latency[2], layers))
     return replace(found, sizes=sizes, integer_layers=layers, warnings=warnings)
@@ -190,27 +188,14 @@ def compare_file(
     Raises:
         BadCalibration: there is no sample, or the file takes or gives other things than the float model.
     """
-    settled = _settled(reference)
-    found, sample = _compared(OrtExecutor(reference), other, data, labels or {}, progress, settled=settled)
+    run = OrtExecutor(reference)
+    found, sample = _compared(run, other, data, labels or {}, progress, settled=settled(reference))
     layers = other.integer_layers(sample)
     own = None if own_float is None else _latency(own_float, other, sample)
     ratio = (found.latency if own is None else own)[2]
     warnings = (*found.warnings, *_warnings(found.outputs, ratio, layers))
     name = other.runtime.name
     return replace(found, sizes=sizes, integer_layers=layers, warnings=warnings, runtime=name, own_float=own)
-
-
-def unverified(model: ir.Model, error: UnsupportedModel) -> str:
-    """A sentence on why a model in bfloat16 could not be compared here.
-
-    Raises:
-        UnsupportedModel: `error`, if that is not the reason.
-    """
-    values = (v for node in model.graph.all_nodes() for v in (*node.inputs, *node.outputs))
-    if not any(v is not None and v.dtype is ir.DataType.BFLOAT16 for v in values):
-        raise error
-    why = str(error).split(" Check that", maxsplit=1)[0].rstrip(".")
-    return f"not verified, as ONNX Runtime has no bfloat16 kernels on this machine; verify it where there are ({why})"
 
 
 def _compared(
@@ -269,24 +254,6 @@ def _compared(
         ),
     )
     return found, sample
-
-
-def _as_fed(first: OrtExecutor, second: OrtExecutor) -> Executor:
-    """The second model, to be given the first one's feeds: real ones are cast where it takes others."""
-    widths = second.widths
-    if widths == first.widths:
-        return second
-
-    def run(feeds: Batch, label: str = "") -> Batch:
-        return second({name: x.astype(widths.get(name, x.dtype), copy=False) for name, x in feeds.items()}, label)
-
-    return run
-
-
-def _settled(model: object) -> bool:
-    """Whether the shapes that a model gives follow from those that it is fed."""
-    nodes = list(model.graph.all_nodes()) if isinstance(model, ir.Model) else []
-    return bool(nodes) and not any(node.op_type in OPEN_ENDED or node.domain not in KNOWN for node in nodes)
 
 
 def _latency(first: Executor, second: Executor, sample: Batch) -> tuple[float, float, float]:
