@@ -22,6 +22,7 @@ from halfeven.graph.constants import lift_constants
 from halfeven.graph.names import name_everything
 from halfeven.graph.plan import Plan, changes
 from halfeven.graph.prepare import inline_functions, prepare
+from halfeven.importers.biases import biases_as_target_takes
 from halfeven.importers.formats import import_plan, sniff
 from halfeven.importers.models import read_as_stored, read_model
 from halfeven.importers.qdq import draft_of
@@ -70,7 +71,7 @@ def open_quantized(
     loaded, notes = read_as_stored(model) if plan is None else read_model(model)
     chosen = _target(loaded, target, format)
     if plan is None:
-        return _traced(_signed_for(draft_of(loaded, chosen).noting(*notes)), format, data, preprocess)
+        return _traced(_fitted(draft_of(loaded, chosen).noting(*notes)), format, data, preprocess)
     draft, missing = _followed(loaded, plan, chosen)
     if missing:
         raise BadOption(f"--plan: the model has no {missing[0]}. The plan is of another model or version of it.")
@@ -80,7 +81,7 @@ def open_quantized(
             "the quantized ONNX file, or make the plan with --skip equalize."
         )
     lacking = [q for q in draft.plan.groups.values() if q.params is None and q.role == "weight"]
-    draft = _signed_for(pipeline(Calibrate())(draft) if lacking else draft)
+    draft = _fitted(pipeline(Calibrate())(draft) if lacking else draft)
     return _traced(draft, format, data, preprocess)
 
 
@@ -97,14 +98,15 @@ def _traced(draft: Draft, format: str | None, data: Any, preprocess: Any) -> Dra
     return draft.noting(f"inputs have the lengths of one sample: {shapes}{said}")
 
 
-def _signed_for(draft: Draft) -> Draft:
-    """The draft with codes of the sign that its target takes."""
+def _fitted(draft: Draft) -> Draft:
+    """The draft with codes of the sign that its target takes, and biases of the kind."""
     plan, count = as_target_takes(draft.plan, draft.target)
-    if not count:
-        return draft
-    groups = counted(count, "scale")
-    note = f"{groups} moved between unsigned and signed codes, zero points with them: the values are the same"
-    return replace(draft, plan=plan).noting(note)
+    model, plan, said = biases_as_target_takes(draft.model, plan, draft.target)
+    if count:
+        groups = counted(count, "scale")
+        note = f"{groups} moved between unsigned and signed codes, zero points with them: the values are the same"
+        said = [note, *said]
+    return replace(draft, model=model, plan=plan).noting(*said)
 
 
 def compare(
