@@ -35,7 +35,7 @@ def write_ncnn_table(draft: Draft, path: Path) -> tuple[str, ...]:
 
     Raises:
         BadOption: an activation or weight has a zero point.
-        UnsupportedByTarget: codes of other than 8 bits, or a layer's name has a space or a line break.
+        UnsupportedByTarget: no layer is int8; codes of other than 8 bits; or a layer's name has a space or a line break.
     """
     entries = {entry.name: entry for entry in entries_of(draft)}
     of_codes(list(entries.values()), "ncnn's table")
@@ -49,6 +49,11 @@ def write_ncnn_table(draft: Draft, path: Path) -> tuple[str, ...]:
         data.append(" ".join([name, *_texts(read)]))
         used += [read, weight]
     layers = sum(ops.is_layer(node) for node in draft.model.graph)
+    if not data:
+        raise UnsupportedByTarget(
+            "No layer of the network has scales for both its data and its weight, as ncnn's table lists them: nothing "
+            "would be written. Quantize with --mode static, or choose another format."
+        )
     notes = write_table(draft, path, "\n".join([*weights, *data, ""]))
     if layers > len(data):
         notes.append(
@@ -80,7 +85,7 @@ def _channels(node: ir.Node, weight: Encoding) -> list[str]:
 
 
 def _texts(entry: Encoding) -> list[str]:
-    texts = [str(fields["scale"]) for fields in written(entry.params, "ncnn-table", lossy=True)]
+    texts = [str(fields["scale"]) for fields in written(entry, "ncnn-table", lossy=True)]
     if any(float(text) == 0 for text in texts):
         raise UnsupportedByTarget(
             f"'{entry.name}': a scale of {max(entry.scales):.3g} is 0.000000 in ncnn's table. Keep its layer float "

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from halfeven.errors import BadOption
 from halfeven.graph.plan import Role
 from halfeven.numerics.conventions import Canonical, Fields, from_canonical
 from halfeven.numerics.grid import IntGrid
@@ -47,13 +48,16 @@ def canonical(params: QParams) -> list[Canonical]:
     return [Canonical(float(scale), int(zero), low, high) for scale, zero in pairs]
 
 
-def written(params: QParams, convention: str, *, lossy: bool = False) -> list[Fields]:
+def written(entry: Encoding, convention: str, *, lossy: bool = False) -> list[Fields]:
     """Each scale with its zero point as a convention writes them, flat.
 
     Raises:
-        BadOption: the convention cannot hold one of them, or loses some of it and `lossy` is False.
+        BadOption: the convention cannot hold one of them, or loses some of it and `lossy` is False; names the tensor.
     """
-    return [from_canonical(convention, one, lossy=lossy) for one in canonical(params)]
+    try:
+        return [from_canonical(convention, one, lossy=lossy) for one in canonical(entry.params)]
+    except BadOption as error:
+        raise BadOption(f"'{entry.name}' is {entry.params.scheme}. {error}") from error
 
 
 def full_grid(params: QParams) -> QParams:

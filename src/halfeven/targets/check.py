@@ -6,6 +6,7 @@
     output       the scale and zero point that a kernel fixes
     bias         of the bits of the accumulator, zero point 0; float where the target has no integer bias
     types        what is quantized computes in float32
+    dynamic      scales that are found in each run, for layers that the runtime quantizes so
 
 An operator that has no row, or a row whose conditions its attributes do not meet, is no fault: such a runtime makes
 codes real, computes in float, and quantizes again. So are weights alone: a layer whose data are real reads them made
@@ -60,6 +61,7 @@ class _Checking:
             if rule is not None:
                 yield from self._node(node, rule)
                 yield from self._output(node, rule)
+            yield from self._dynamic(node)
         for value in (*self.model.graph.inputs, *(v for node in self.model.graph for v in node.outputs)):
             quantizer = self.plan.at(Site(value.name or ""))
             if quantizer is not None:
@@ -90,6 +92,18 @@ class _Checking:
                 yield from self._weight(node, port, quantizer, rule.weight)
             else:
                 yield from self._scheme(f"{where}, constant '{value.name}'", quantizer, [rule.data])
+
+    def _dynamic(self, node: ir.Node) -> Iterator[str]:
+        """A layer whose data are quantized anew in each run, where the runtime finds no scales."""
+        for port, value in enumerate(node.inputs):
+            seen = None if value is None else self.plan.seen_by(value.name or "", node.name or "", port)
+            if seen is None or seen.method != DYNAMIC or node.op_type in self.target.dynamic:
+                continue
+            able = ", ".join(self.target.dynamic) or "no layer"
+            yield (
+                f"{node.op_type} '{node.name}', input {port} is quantized anew in each run; of what is written for "
+                f"{self.target.name} {able} can be (choose --mode static, or --keep-float for the node)."
+            )
 
     def _output(self, node: ir.Node, rule: OpRule) -> Iterator[str]:
         """A kernel with one scale for its output takes no other."""

@@ -7,6 +7,8 @@ from -128, and 1/128 around 0. Division is by constants. `litert-int16` is the 1
 weights int8, bias int64 made of the float one; its sigmoids are 1/32768, its linear Resize, which keeps ten bits, stays
 float.
 
+Hybrid kernels find the scale of what a layer reads in each run; of an LSTM's, written out, too.
+
 No integer kernel: Sqrt, Pow, Erf, Clip of another scale, LayerNormalization, recurrent layers (written out, in float).
 """
 
@@ -45,6 +47,7 @@ LITERT = Target(
     costs=UNIFORM,
     recurrent=RECURRENT,
     formats=("tflite",),
+    dynamic=("Conv", "MatMul", "Gemm", "LSTM"),
 )
 
 LITERT_INT16 = Target(
@@ -67,4 +70,5 @@ LITERT_INT16 = Target(
     numerics=Numerics(bias_bits=0),
     recurrent=RECURRENT,
     formats=("tflite",),
+    dynamic=("Conv", "MatMul", "Gemm", "LSTM"),
 )

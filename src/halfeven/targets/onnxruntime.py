@@ -4,7 +4,8 @@ x86: kernels are fast with uint8 activations and int8 weights; int8 activations 
 so. Arm has the signed kernels by default. Both take affine activations, per-channel symmetric int8 weights and an int32
 bias of scale (input scale * weight scale). What is "own" below has a QLinear kernel; what is "as_input" runs on codes
 as they are. Codes of 4 and of 16 bits are taken, though no kernel computes on them: weights of 4 bits become real first
-(a MatMul of real activations has MatMulNBits), and what stands between 16-bit codes is float. Not listed means no
+(a MatMul of real activations has MatMulNBits), and what stands between 16-bit codes is float. Scales found in each run
+are those of DynamicQuantizeLinear, before ConvInteger, MatMulInteger and in DynamicQuantizeLSTM. Not listed means no
 integer kernel (Div, Sub, Erf, Clip on its own, LayerNormalization, ConvTranspose) or none to rely on: QLinearSoftmax
 gives zeros where the output's scale is not near 1/256.
 """
@@ -42,6 +43,7 @@ ONNXRUNTIME = Target(
         *(Scheme(IntGrid(16, signed=False), zero_point=ZeroRule.FREE), Scheme(INT16, zero_point=ZeroRule.FREE)),
         *(Scheme(IntGrid(4, signed=False), zero_point=ZeroRule.FREE), Scheme(IntGrid(4), zero_point=ZeroRule.FREE)),
     ),
+    dynamic=("Conv", "MatMul", "Gemm", "LSTM"),
 )
 
 ACT_S8 = Scheme(INT8, zero_point=ZeroRule.FREE)

@@ -1,7 +1,8 @@
 """OpenVINO's CPU plugin.
 
 Its low-precision transformations take quantize/dequantize pairs in front of layers, propagate them through what keeps
-scales, and fuse the dequantization behind. Activations uint8 or int8 affine, weights int8 symmetric per-channel.
+scales, and fuse the dequantization behind. Activations uint8 or int8 affine, weights int8 symmetric per-channel. Its
+ONNX reader has DynamicQuantizeLinear, ConvInteger and MatMulInteger, and no DynamicQuantizeLSTM.
 """
 
 from halfeven.numerics.grid import INT8_NARROW, UINT8
@@ -29,4 +30,5 @@ OPENVINO = Target(
     costs=UNIFORM,
     recurrent="OpenVINO runs {op} in float",
     formats=("qdq", "openvino-ir"),
+    dynamic=("Conv", "MatMul", "Gemm"),
 )

@@ -15,6 +15,7 @@ A rule's `where` names the values that an attribute may have, the usual one firs
 A rule with `residual` quantizes of two summands only the skip: what a layer makes for the sum alone stays float, as
 the kernel adds the other summand while it still holds its accumulator.
 A rule's `fixed` is the one scale and zero point that the kernel gives its output; data do not change them.
+A target's `dynamic` names the layers that it quantizes anew in each run what they read, with codes for weights.
 A rule with a scheme for the `second` operand is about products of two activations; the operator's other row about
 those by weights.
 """
@@ -100,6 +101,8 @@ class Target:
     formats: tuple[str, ...] = ("qdq",)
     takes: tuple[Scheme, ...] = ()
     """Schemes of codes, besides the rules', that the runtime runs too, though placement does not choose them."""
+    dynamic: tuple[str, ...] = ()
+    """Layers whose activation the runtime can quantize by a scale that it finds in each run."""
 
     def rule(self, op: str) -> OpRule | None:
         """The row of an operator, by weights where it multiplies."""

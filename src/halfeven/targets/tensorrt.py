@@ -1,7 +1,9 @@
 """TensorRT, explicit quantization.
 
 Symmetric only: int8, zero point 0, activations per-tensor with full grid, weights per-channel. Q/DQ stand at the inputs
-of layers and on the residual branch of Add; a bias stays float, as TensorRT fuses it into the kernel itself.
+of layers and on the residual branch of Add; a bias stays float, as TensorRT fuses it into the kernel itself. Of ONNX's
+quantized operators its reader has QuantizeLinear and DequantizeLinear, and none that finds scales in each run
+(onnx-tensorrt docs/operators.md: DynamicQuantizeLinear, ConvInteger and MatMulInteger are not supported).
 """
 
 from halfeven.numerics.grid import INT8, INT8_NARROW

@@ -98,13 +98,13 @@ def _of(entries: Iterable[Encoding], role: str) -> list[Encoding]:
 
 
 def _legacy(entry: Encoding) -> list[dict[str, Any]]:
-    found = written(entry.params, "aimet")
+    found = written(entry, "aimet")
     return [{**fields, "scale": scale} for fields, scale in zip(found, entry.scales, strict=True)]
 
 
 def _entry_100(entry: Encoding) -> dict[str, Any]:
     params, block = entry.params, _block(entry.params)
-    fields, bits = written(params, "aimet"), params.scheme.grid.bits
+    fields, bits = written(entry, "aimet"), params.scheme.grid.bits
     flat = [int(i) for i in _channels_first(np.arange(params.scale.size).reshape(params.scale.shape), block).ravel()]
     kind = "PER_BLOCK" if block is not None else "PER_CHANNEL" if params.scheme.tiling.tiles else "PER_TENSOR"
     symmetric = all(f["is_symmetric"] == "True" for f in fields)

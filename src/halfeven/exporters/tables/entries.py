@@ -44,6 +44,21 @@ def entries_of(draft: Draft) -> list[Encoding]:
     return [_entry(draft, name, places, nodes) for name, places in sites.items()]
 
 
+def activations_of(entries: list[Encoding], what: str) -> list[Encoding]:
+    """The entries of activations, for a table that holds no others.
+
+    Raises:
+        UnsupportedByTarget: there is none, so that the table would say nothing.
+    """
+    found = [entry for entry in entries if entry.role == "activation"]
+    if not found:
+        raise UnsupportedByTarget(
+            f"No activation of the network has a scale, and {what} holds no others: nothing would be written. Quantize "
+            "with --mode static, or choose a format that holds weights."
+        )
+    return found
+
+
 def of_codes(entries: list[Encoding], what: str, bits: int = 8, *, reduced: bool = False) -> None:
     """Refuse activations and weights that are not of so many bits; `reduced`: but for weights stored in as many.
 

@@ -46,7 +46,7 @@ def write_encodings(draft: Draft, path: Path) -> tuple[str, ...]:
 def _tensor(entry: Encoding) -> dict[str, Any]:
     params, scheme = entry.params, entry.params.scheme
     powers = bool((np.frexp(params.scale)[0] == 0.5).all()) and not params.zero_point.any()
-    fix = {"fix": [fields["shift"] for fields in written(params, "shift")]} if powers else {}
+    fix = {"fix": [fields["shift"] for fields in written(entry, "shift")]} if powers else {}
     return {
         "name": entry.name,
         "kind": entry.role,

@@ -21,7 +21,7 @@ from typing import Any
 
 from halfeven.draft import Draft
 from halfeven.errors import UnsupportedByTarget
-from halfeven.exporters.tables.entries import entries_of, of_codes, reads_codes, without_biases, write_table
+from halfeven.exporters.tables.entries import activations_of, entries_of, of_codes, reads_codes, without_biases, write_table
 from halfeven.graph.encodings import Encoding, canonical, written
 from halfeven.wording import counted
 
@@ -30,7 +30,8 @@ def write_ppq_tensorrt(draft: Draft, path: Path) -> tuple[str, ...]:
     """PPQ's file for TensorRT. Raises BadOption: an activation has a zero point."""
     entries = entries_of(draft)
     of_codes(entries, "TensorRT's dynamic range")
-    ranges = {e.name: written(e.params, "tensorrt-amax")[0]["amax"] for e in entries if e.role == "activation"}
+    found = activations_of(entries, "TensorRT's dynamic range")
+    ranges = {e.name: written(e, "tensorrt-amax")[0]["amax"] for e in found}
     notes = [f"{counted(len(entries) - len(ranges), 'constant')} not in the table: TensorRT quantizes weights itself"]
     return (*write_table(draft, path, _json({"act_quant_info": ranges})), *notes)
 
@@ -69,7 +70,7 @@ def _eight_bits(draft: Draft) -> tuple[list[Encoding], list[str]]:
 
 
 def _ppl(entry: Encoding, group: int) -> dict[str, Any]:
-    found = written(entry.params, "ppl")
+    found = written(entry, "ppl")
     by_channel = bool(entry.params.scheme.tiling.tiles)
 
     def column(key: str) -> Any:

@@ -4,7 +4,8 @@
                             NAME: 3c008912                     the bits of the scale as float32, in hex
     tensorrt-cache-minmax   TRT-8601-MinMaxCalibration         the same for IInt8MinMaxCalibrator
     tensorrt-precision      {int8_tensor_scales: {NAME: scale}, fp16_nodes: [NODE, ...]}   of NVIDIA's Q/DQ translator:
-                            the nodes that read a tensor without scale, for trtexec --layerPrecisions=NODE:fp16
+                            the nodes that read a tensor without scale, for trtexec --layerPrecisions=NODE:fp16; not
+                            those inside the kernel of an int8 layer: a Relu, a Clip and the sum with a skip behind it
     ort-calibration         {CLS: "TensorsData", data: {NAME: {lowest, highest, CLS: "TensorData"}}, calibration_method}
                             of ONNX Runtime's quantizer and its TensorRT provider; numbers are
                             {data, dtype: "float32", CLS: "numpy.array"}, highest = 127 * scale, lowest = -highest
@@ -28,10 +29,11 @@ import onnx_ir as ir
 
 from halfeven.draft import Draft
 from halfeven.errors import BadOption
-from halfeven.exporters.tables.entries import entries_of, of_codes, write_table
+from halfeven.exporters.tables.entries import activations_of, entries_of, of_codes, write_table
 from halfeven.graph import ops
 from halfeven.graph.encodings import Encoding, canonical, written
 from halfeven.numerics.quantize import params_for
+from halfeven.targets.tensorrt import TENSORRT
 from halfeven.wording import counted
 
 VERSION = "8601"
@@ -48,7 +50,7 @@ def write_cache(draft: Draft, path: Path, *, version: str = VERSION, calibrator:
     if not re.fullmatch(r"\d{1,8}", version):
         raise BadOption(f"'{version}' is no version of TensorRT as in a cache; write 8601 for 8.6.1, 101000 for 10.10.")
     entries, notes = _activations(draft, "TensorRT's cache")
-    lines = [f"{_one_line(e.name)}: {written(e.params, 'tensorrt')[0]['cache']}" for e in entries]
+    lines = [f"{_one_line(e.name)}: {written(e, 'tensorrt')[0]['cache']}" for e in entries]
     text = "\n".join([f"TRT-{version}-{calibrator}", *lines, ""])
     version_note = f"the first line says TRT-{version}: TensorRT may refuse a cache of another version than its own"
     return (*write_table(draft, path, text), *notes, version_note)
@@ -63,9 +65,14 @@ def write_precision(draft: Draft, path: Path) -> tuple[str, ...]:
     """Scales of tensors and names of nodes that run in half precision."""
     entries, notes = _activations(draft, "TensorRT's precision file")
     for entry in entries:
-        written(entry.params, "tensorrt")  # refuses zero points
+        written(entry, "tensorrt")  # refuses zero points
     scales = {e.name: e.scales[0] for e in entries}
-    wide = [node.name or "" for node in draft.model.graph if any(name not in scales for name in _data(node))]
+    inside = _inside_kernels(draft.model, set(scales))
+    wide = [
+        node.name or ""
+        for node in draft.model.graph
+        if node not in inside and any(value.name not in scales for value in _data(node))
+    ]
     data = {"int8_tensor_scales": scales, "fp16_nodes": wide}
     return (*write_table(draft, path, _json(data)), *notes, f"{counted(len(wide), 'node')} named as half precision")
 
@@ -97,9 +104,37 @@ def _loss(entry: Encoding, low: float, high: float) -> float:
     return abs(back / canonical(entry.params)[0].scale - 1)
 
 
-def _data(node: ir.Node) -> list[str]:
+def _inside_kernels(model: ir.Model, scaled: set[str]) -> set[ir.Node]:
+    """The nodes between an int8 layer and the scale of what it hands on, which TensorRT computes in the layer's kernel."""
+    inside: set[ir.Node] = set()
+    for node in model.graph:
+        if _data(node) and all(value.name in scaled for value in _data(node)):
+            chain, end = [], node.outputs[0]
+            while end.name not in scaled and (follower := _follower(end, scaled)) is not None:
+                chain.append(follower)
+                end = follower.outputs[0]
+            inside.update(chain if end.name in scaled else [])
+    return inside
+
+
+def _follower(value: ir.Value, scaled: set[str]) -> ir.Node | None:
+    """The node that the kernel which makes a value computes too, where it alone reads the value."""
+    maker, uses = value.producer(), list(value.uses())
+    rule = None if maker is None or maker.domain else TENSORRT.rule(maker.op_type)
+    if maker is None or rule is None or len(uses) != 1 or value.is_graph_output() or uses[0].node.domain:
+        return None
+    node = uses[0].node
+    own = TENSORRT.rule(node.op_type)
+    if node.op_type in rule.fuses:
+        return node
+    skips = [v for v in _data(node) if v is not value]
+    residual = own is not None and own.residual and ops.is_layer(maker) and all(v.name in scaled for v in skips)
+    return node if residual else None
+
+
+def _data(node: ir.Node) -> list[ir.Value]:
     values = [node.inputs[port] for port in ops.data_ports(node)]
-    return [value.name or "" for value in values if value is not None]
+    return [value for value in values if value is not None]
 
 
 def _range(entry: Encoding) -> tuple[float, float]:
@@ -115,7 +150,7 @@ def _number(value: float) -> dict[str, Any]:
 
 def _activations(draft: Draft, what: str) -> tuple[list[Encoding], list[str]]:
     entries = entries_of(draft)
-    found = [e for e in entries if e.role == "activation"]
+    found = activations_of(entries, what)
     of_codes(found, what)
     left = len(entries) - len(found)
     notes = [f"{counted(left, 'constant')} not in the table: weights are quantized by whoever reads it"] if left else []

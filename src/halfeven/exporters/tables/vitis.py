@@ -64,7 +64,7 @@ def _fix(entry: Encoding) -> Fix:
             f"'{entry.name}' has {entry.params.scale.size} scales; a fix position is one for the whole tensor. "
             "Quantize with --target vitis-dpu."
         )
-    return entry.params.scheme.grid.bits, int(written(entry.params, "shift")[0]["shift"])
+    return entry.params.scheme.grid.bits, int(written(entry, "shift")[0]["shift"])
 
 
 def _check_shifts(node: ir.Node, fixes: dict[str, Fix]) -> None:
