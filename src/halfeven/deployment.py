@@ -230,7 +230,11 @@ def _side(given: str | Path | Plan, floats: Sequence[ir.Model], target: Target) 
     """One of two to compare, and whether it tells which nodes stay float."""
     kind = "plan" if isinstance(given, Plan) else sniff(given)
     if kind in WHOLE:
-        return draft_of(read_as_stored(given)[0], target), True
+        stored = read_as_stored(given)[0]
+        try:
+            return draft_of(stored, target), True
+        except UnsupportedModel as error:
+            raise UnsupportedModel(f"'{given}': {error}") from error
     if not floats:
         plan = given if isinstance(given, Plan) else import_plan(given, None, target, kind)
         return Draft(ir.Model(ir.Graph([], [], nodes=[]), ir_version=10), target, plan), kind == "plan"

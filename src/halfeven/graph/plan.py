@@ -183,7 +183,7 @@ class Plan:
             BadOption: the file is missing, no JSON, or no plan; it is named.
         """
         try:
-            data = json.loads(Path(path).read_text("utf-8"))
+            data = json.loads(Path(path).read_text("utf-8-sig"))
         except OSError as error:
             raise BadOption(f"Plan '{path}' cannot be read: {error.strerror or error}. {REMEDY}") from error
         except (ValueError, RecursionError) as error:

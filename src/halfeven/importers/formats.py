@@ -10,6 +10,7 @@ A file is of the first format all of whose marks it bears: what a JSON object ha
 or its suffix. Content counts before suffixes, as other tools give their files any.
 """
 
+import codecs
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from halfeven.graph.plan import Plan
 from halfeven.targets.target import Target
 
 Importer: TypeAlias = Callable[[Path, ir.Model | None, Target], Plan]
+UTF_8_SIG, UTF_16_LE, UTF_16_BE = codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
 LARGEST_TABLE = 1 << 30
 """Bytes that a file of scales may have; no network's comes near it."""
 
@@ -119,7 +121,7 @@ def sniff(path: str | Path) -> str:
     """The name of the format that a file looks like.
 
     Raises:
-        BadOption: it cannot be read, or looks like none.
+        BadOption: it cannot be read, is damaged, or looks like none.
     """
     file = Path(path)
     try:
@@ -129,6 +131,9 @@ def sniff(path: str | Path) -> str:
             head = stream.read(64)
     except OSError as error:
         raise BadOption(f"'{file}' cannot be read: {error.strerror or error}.") from error
+    if head.startswith((UTF_16_LE, UTF_16_BE)):
+        raise BadOption(f"'{file}' is text in UTF-16; UTF-8 was expected. Save it so.")
+    head = head.removeprefix(UTF_8_SIG)
     keys = _keys(file) if head.lstrip().startswith(b"{") else frozenset()
     for name, entry in IMPORTS.items():
         if (entry.keys and keys.issuperset(entry.keys)) or (entry.begins and head.startswith(entry.begins)):
@@ -141,9 +146,15 @@ def sniff(path: str | Path) -> str:
 
 
 def _keys(file: Path) -> frozenset[str]:
-    """The keys of a JSON object; none where the file holds no such thing."""
+    """The keys of the JSON object that a file begins with.
+
+    Raises:
+        BadOption: it is cut off or otherwise damaged.
+    """
     try:
-        data = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return frozenset()
+        data = json.loads(file.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise BadOption(f"'{file}' cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise BadOption(f"'{file}' is damaged JSON, cut off perhaps: {error}. Make or copy it anew.") from error
     return frozenset(data) if isinstance(data, dict) else frozenset()

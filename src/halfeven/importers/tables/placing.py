@@ -55,9 +55,12 @@ def plan_from(
     """The plan of a table's entries, with parameters pinned; `source` begins each reason. Nodes of `floats` stay so.
 
     Raises:
+        BadOption: the table holds no scale.
         UnsupportedModel: the table names tensors that the model lacks (all that it names, where it is complete).
     """
     found = {entry.name: entry for entry in entries}
+    if not found:
+        raise BadOption(f"{source} holds no scale, so that nothing would be quantized. Make the table anew.")
     values = _values(model)
     lacking = [name for name in found if name not in values]
     known = {name: entry for name, entry in found.items() if name in values}
@@ -139,7 +142,7 @@ class _Placing:
                 continue
             if self.rule(node) is None:
                 self.floats[name] = f"{self.target.name} has no integer kernel for {node.op_type}"
-            elif not any(self.seen(node, port) for port in ports):
+            elif not any(self.seen(node, port) for port in (*ports, *self.weights(node))):
                 self.floats[name] = f"{self.source} has no scale for what it reads"
 
     # ------------------------------------------------------------------------------------------------ pieces
@@ -168,6 +171,11 @@ class _Placing:
         rule = self.rule(before) if before is not None else None
         fused = before is not None and rule is not None and self.follower(before, rule) is node
         return before if fused else node
+
+    def weights(self, node: ir.Node) -> list[int]:
+        """The port of a layer's weight."""
+        port = ops.weight_port(node)
+        return [] if port is None else [port]
 
     def makes_codes(self, value: ir.Value) -> bool:
         """Whether an integer operator hands a value on as codes, to all."""

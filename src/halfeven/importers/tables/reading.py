@@ -31,9 +31,9 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """A file's UTF-8 text. Raises BadOption: it is none."""
+    """A file's UTF-8 text, without the mark that may stand before it. Raises BadOption: it is none."""
     try:
-        return read_bytes(path).decode("utf-8")
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadOption(f"'{path}' is no table: text was expected, and byte {error.start} is none.") from error
 

@@ -1,6 +1,7 @@
 """TensorRT's tables, PPQ's for it and ONNX Runtime's ranges, read (`exporters.tables.tensorrt` and `ppq`).
 
-    tensorrt-cache        a line NAME: HEX is a scale of symmetric int8; the first line says who made it
+    tensorrt-cache        a line NAME: HEX is a scale of symmetric int8, all eight digits of it; the first line says who
+                          made it
     tensorrt-precision    int8_tensor_scales likewise; fp16_nodes stay float
     ppq-tensorrt          act_quant_info: scale = amax / 127, as TensorRT makes of it
     ort-calibration       lowest and highest of values: parameters of the target's own scheme for that range
@@ -12,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from halfeven.errors import BadOption
@@ -24,6 +26,7 @@ from halfeven.numerics.conventions import Canonical, to_canonical
 from halfeven.numerics.quantize import params_for
 from halfeven.targets.target import Target
 
+SMALLEST = float(np.finfo(np.float32).tiny)
 HEADER = re.compile(r"TRT-\w+-\w+")
 
 
@@ -44,11 +47,14 @@ def read_cache(path: Path, model: ir.Model | None, target: Target) -> Plan:
             name, colon, digits = line.rpartition(":")
             if not line.strip():
                 continue
-            if not colon or not name or not re.fullmatch(r"[0-9a-fA-F]{1,8}", digits.strip()):
-                raise ValueError(f"'NAME: HEX' was expected, found {line!r:.60}")
+            if not colon or not name or not re.fullmatch(r"[0-9a-fA-F]{8}", digits.strip()):
+                raise ValueError(f"'NAME: HEX' with eight hex digits was expected, found {line!r:.60}")
             if name in entries:
                 raise ValueError(f"{name!r:.60} stands twice")
-            entries[name] = shaped(graph, name, [to_canonical("tensorrt", {"cache": digits.strip().zfill(8)})])
+            scale = to_canonical("tensorrt", {"cache": digits.strip()})
+            if scale.scale < SMALLEST:
+                raise ValueError(f"{digits.strip()} is {scale.scale:.3g}, below every normal float32; no scale is")
+            entries[name] = shaped(graph, name, [scale])
     return plan_from(entries.values(), graph, target, f"'{path.name}'", complete=True)
 
 
