@@ -46,6 +46,13 @@ def test_the_same_quantization_has_no_difference_whatever_file_it_is_in(
         assert ran.out.startswith(f"{words[0]} and {words[1]}: 0 differences in ")
 
 
+def test_a_model_without_a_plan_is_named(halfeven: Halfeven, pair: tuple[str, str]) -> None:
+    for words in (("a.onnx", "net.onnx"), ("net.onnx", "a.onnx")):
+        ran = halfeven("diff", *words)
+        assert ran.status == 3
+        assert "net.onnx': The model has no QuantizeLinear" in ran.err
+
+
 def test_places_and_changes_are_told(halfeven: Halfeven, pair: tuple[str, str]) -> None:
     ran = halfeven("diff", *pair)
     assert (ran.status, ran.err) == (0, "")

@@ -42,8 +42,6 @@ WRONG: dict[str, Callable[[Path], object]] = {
     "text": lambda p: p.write_text("hello"),
     "another object": lambda p: p.write_text(json.dumps({"a": 1})),
     "a list": lambda p: p.write_text("[1]"),
-    "half an object": lambda p: p.write_text('{"halfeven_plan": 1'),
-    "deep": lambda p: p.write_text('{"a":' * 100000),
     "bytes": lambda p: p.write_bytes(bytes(range(256))),
 }
 
@@ -54,6 +52,34 @@ def test_what_is_of_no_format_is_said(fault: str, tmp_path: Path) -> None:
     WRONG[fault](path)
     with pytest.raises(BadOption, match=r"file.json' is of no format that can be imported. These can: plan"):
         import_plan(path, None, TARGET)
+
+
+DAMAGED: dict[str, tuple[bytes, str]] = {
+    "half an object": (b'{"halfeven_plan": 1', "is damaged JSON, cut off perhaps: Expecting ',' delimiter"),
+    "deep": (b'{"a":' * 100000, "is damaged JSON"),
+    "a byte that is no text": (b'{"a": "\xff"}', "is damaged JSON"),
+    "UTF-16": ('{"halfeven_plan": 1}'.encode("utf-16"), "is text in UTF-16; UTF-8 was expected"),
+}
+
+
+@pytest.mark.parametrize("fault", DAMAGED)
+def test_a_damaged_file_is_called_damaged_without_the_list_of_formats(fault: str, tmp_path: Path) -> None:
+    path, (data, said) = tmp_path / "file.json", DAMAGED[fault]
+    path.write_bytes(data)
+    with pytest.raises(BadOption) as caught:
+        import_plan(path, None, TARGET)
+    assert str(caught.value).startswith(f"'{path}' {said}")
+    assert "These can" not in str(caught.value)
+
+
+def test_the_mark_that_some_editors_put_before_utf_8_is_passed_over(tmp_path: Path) -> None:
+    path, plan = tmp_path / "plan.json", Plan(floats={"a": "b"})
+    plan.save(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert sniff(path) == "plan"
+    assert import_plan(path, None, TARGET) == plan
+    path.write_bytes(b"\xef\xbb\xbfTRT-8601-EntropyCalibration2\n")
+    assert sniff(path) == "tensorrt-cache"
 
 
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:

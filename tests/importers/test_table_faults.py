@@ -19,6 +19,7 @@ from halfeven.graph.plan import Plan, Quantizer, Site
 from halfeven.importers.formats import import_plan
 from halfeven.numerics.grid import IntGrid
 from halfeven.numerics.scheme import QParams, Scheme
+from halfeven.report.inspection import inspect_draft
 from halfeven.targets import target_named
 
 TARGET = target_named("tensorrt")
@@ -97,6 +98,8 @@ OTHERS: dict[str, tuple[str, Any]] = {
     "header": ("tensorrt-cache", "x: 3c008912\n"),
     "no hex": ("tensorrt-cache", "TRT-8601-EntropyCalibration2\nx: zz\n"),
     "too much hex": ("tensorrt-cache", "TRT-8601-EntropyCalibration2\nx: 3c0089123\n"),
+    "six digits": ("tensorrt-cache", "TRT-8601-EntropyCalibration2\nx: 3c0089\n"),
+    "subnormal": ("tensorrt-cache", "TRT-8601-EntropyCalibration2\nx: 003c0089\n"),
     "negative bits": ("tensorrt-cache", "TRT-8601-EntropyCalibration2\nx: bc008912\n"),
     "NaN bits": ("tensorrt-cache", "TRT-8601-EntropyCalibration2\nx: 7fc00000\n"),
     "a line twice": ("tensorrt-cache", "TRT-8601-EntropyCalibration2\nx: 3c008912\nx: 3c008912\n"),
@@ -229,8 +232,30 @@ def test_codes_between_the_integers_are_refused(model: ir.Model, tmp_path: Path)
 
 
 def test_a_tensor_that_a_file_keeps_in_float_stays_so(model: ir.Model, tmp_path: Path) -> None:
-    data = {**WHOLE, "activation_encodings": {"x": [{"bitwidth": 16, "dtype": "float"}]}}
-    assert not import_plan(given(tmp_path / "net.encodings", data), model, TARGET).sites
+    params = {"w": [{**ENTRY, "offset": -127}]}
+    data = {**WHOLE, "activation_encodings": {"x": [{"bitwidth": 16, "dtype": "float"}]}, "param_encodings": params}
+    sites = import_plan(given(tmp_path / "net.encodings", data), model, TARGET).sites
+    assert [site.value for site in sites] == ["w"]
+
+
+HOLLOW: dict[str, tuple[str, Any]] = {
+    "header only": ("tensorrt-cache", "TRT-8601-EntropyCalibration2\n"),
+    "no ranges": ("ppq-tensorrt", {"act_quant_info": {}}),
+    "all float": ("aimet", {**WHOLE, "activation_encodings": {"x": [{"bitwidth": 16, "dtype": "float"}]}}),
+}
+
+
+@pytest.mark.parametrize("fault", HOLLOW)
+def test_a_table_without_a_scale_is_refused(fault: str, model: ir.Model, tmp_path: Path) -> None:
+    name, data = HOLLOW[fault]
+    assert "holds no scale" in refused(given(tmp_path / "net.table", data), model, name)
+
+
+def test_a_layer_whose_weights_alone_have_a_scale_is_not_called_float(model: ir.Model, tmp_path: Path) -> None:
+    data = {**WHOLE, "activation_encodings": {}, "param_encodings": {"w": [{**ENTRY, "offset": -127}]}}
+    plan = import_plan(given(tmp_path / "net.encodings", data), model, TARGET)
+    assert plan.floats == {}
+    assert inspect_draft(Draft(model, TARGET, plan)).layers == (1, 1)
 
 
 def test_a_tensor_with_two_scales_cannot_be_in_a_table(model: ir.Model, tmp_path: Path) -> None:
@@ -251,7 +276,9 @@ def test_a_tensor_with_two_scales_cannot_be_in_a_table(model: ir.Model, tmp_path
 
 
 def test_a_version_of_tensorrt_is_a_number(model: ir.Model, tmp_path: Path) -> None:
-    draft = Draft(model, TARGET, Plan())
+    scheme = Scheme(IntGrid(8))
+    quantizer = Quantizer(scheme, "test", params=QParams(scheme, np.array(0.5, np.float32), np.array(0, np.int32)))
+    draft = Draft(model, TARGET, Plan({0: quantizer}, {Site("x"): 0}))
     with pytest.raises(BadOption, match="no version"):
         write_cache(draft, tmp_path / "net.cache", version="8.6\nx")
     write_cache(draft, tmp_path / "net.cache", version="101000", calibrator="MinMaxCalibration")

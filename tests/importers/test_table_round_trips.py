@@ -27,7 +27,7 @@ NOT_SNIFFED = {
     "aimet-1.0": "aimet",
     "tensorrt-cache-minmax": "tensorrt-cache",
 }
-WHOLE = ("aimet-0.6.1", "aimet-1.0", "aimet-2.0", "ppq-ppl", "ppq-qnn", "encodings")
+WHOLE = ("aimet-0.6.1", "aimet-1.0", "aimet-2.0", "ppq-ppl", "ppq-qnn", "ppq-config", "encodings")
 ACTIVATIONS = ("tensorrt-cache", "tensorrt-cache-minmax", "ppq-tensorrt")
 
 
@@ -66,7 +66,7 @@ def test_a_table_of_activations_and_weights_gives_the_plan_back(name: str, targe
     )
 
 
-@pytest.mark.parametrize("name", ["aimet-0.6.1", "aimet-1.0", "aimet-2.0", "vitis-fix", "encodings"])
+@pytest.mark.parametrize("name", ["aimet-0.6.1", "aimet-1.0", "aimet-2.0", "vitis-fix", "ppq-config", "encodings"])
 def test_powers_of_two_come_back_with_their_biases(name: str, tmp_path: Path) -> None:
     draft = drafted("vitis-dpu")
     plan, _ = exchanged(draft, name, tmp_path)

@@ -69,9 +69,14 @@ CASES: dict[str, tuple[str, Plan, str | None]] = {
     "a zero point that is zero where none may be": ("tensorrt", plan_of(act(INT8, AFFINE, 0), weight()), None),
     "a layer of weights alone": ("tensorrt", Plan({1: weight(IntGrid(4))}, {Site("w", "conv", 1): 1}), None),
     "scales found at run time": (
-        "tensorrt",
+        "onnxruntime",
         plan_of(replace(act(UINT8), params=None, method=DYNAMIC), weight()),
         None,
+    ),
+    "scales found at run time, where nothing finds them": (
+        "tensorrt",
+        plan_of(replace(act(UINT8), params=None, method=DYNAMIC), weight()),
+        "Conv 'conv', input 0 is quantized anew in each run; of what is written for tensorrt no layer can be",
     ),
     "sixteen bits": ("openvino", plan_of(act(INT16), weight()), "Conv 'conv', input 0 is int16 affine codes"),
     "the other sign": ("openvino", plan_of(act(INT8), weight()), "openvino takes uint8 affine"),

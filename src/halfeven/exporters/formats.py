@@ -92,6 +92,11 @@ FORMATS: dict[str, Format] = {
     "ppq-tensorrt": Format(".json", "PPQ for TensorRT", "halfeven.exporters.tables.ppq:write_ppq_tensorrt"),
     "ppq-ppl": Format(".json", "PPQ for PPL", "halfeven.exporters.tables.ppq:write_ppq_ppl"),
     "ppq-qnn": Format(".json", "PPQ for QNN", "halfeven.exporters.tables.ppq:write_ppq_qnn"),
+    "ppq-config": Format(
+        ".json",
+        "PPQ's own config of each operator and tensor",
+        "halfeven.exporters.tables.ppq_config:write_ppq_config",
+    ),
     "mnn-params": Format(".json", "MNN's quantization parameters", "halfeven.exporters.mnn.table:write_params"),
     "vitis-fix": Format(".json", "Vitis AI's fix positions", "halfeven.exporters.tables.vitis:write_fix_positions"),
     "ncnn-table": Format(".table", "ncnn's calibration table", "halfeven.exporters.ncnn_table:write_ncnn_table"),

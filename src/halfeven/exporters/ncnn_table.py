@@ -35,7 +35,7 @@ def write_ncnn_table(draft: Draft, path: Path) -> tuple[str, ...]:
 
     Raises:
         BadOption: an activation or weight has a zero point.
-        UnsupportedByTarget: no layer is int8; codes of other than 8 bits; or a layer's name has a space or a line break.
+        UnsupportedByTarget: no layer is int8; codes of other than 8 bits; a layer's name has a space or a line break.
     """
     entries = {entry.name: entry for entry in entries_of(draft)}
     of_codes(list(entries.values()), "ncnn's table")

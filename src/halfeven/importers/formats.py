@@ -66,6 +66,11 @@ IMPORTS: dict[str, Import] = {
     ),
     "ppq-qnn": Import("PPQ for QNN", "halfeven.importers.tables.aimet:read_ppq_qnn"),
     "ppq-ppl": Import("PPQ for PPL", "halfeven.importers.tables.others:read_ppl", ("quant_info",)),
+    "ppq-config": Import(
+        "PPQ's own config of each operator and tensor",
+        "halfeven.importers.tables.ppq_config:read_ppq_config",
+        ("configs", "dispatchings", "values"),
+    ),
     "ppq-tensorrt": Import(
         "PPQ for TensorRT", "halfeven.importers.tables.tensorrt:read_ppq_tensorrt", ("act_quant_info",)
     ),

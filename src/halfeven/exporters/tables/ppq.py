@@ -1,4 +1,6 @@
-"""The JSON files of PPQ (OpenPPL). Its own format is a pickle, which is not written and never read.
+"""The JSON files of PPQ (OpenPPL) for other tools; its own config is in `ppq_config`.
+
+Its native format, which holds a whole graph, is a pickle, which is not written and never read.
 
     ppq-tensorrt    {act_quant_info: {NAME: amax}}, for TensorRT's setDynamicRange(-amax, amax); activations only
     ppq-ppl         {quant_info: {NAME: {bit_width, per_channel, quant_flag, sym, scale, zero_point, tensor_min,
@@ -21,7 +23,14 @@ from typing import Any
 
 from halfeven.draft import Draft
 from halfeven.errors import UnsupportedByTarget
-from halfeven.exporters.tables.entries import activations_of, entries_of, of_codes, reads_codes, without_biases, write_table
+from halfeven.exporters.tables.entries import (
+    activations_of,
+    entries_of,
+    of_codes,
+    reads_codes,
+    without_biases,
+    write_table,
+)
 from halfeven.graph.encodings import Encoding, canonical, written
 from halfeven.wording import counted
 

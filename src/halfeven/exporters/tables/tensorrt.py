@@ -105,7 +105,7 @@ def _loss(entry: Encoding, low: float, high: float) -> float:
 
 
 def _inside_kernels(model: ir.Model, scaled: set[str]) -> set[ir.Node]:
-    """The nodes between an int8 layer and the scale of what it hands on, which TensorRT computes in the layer's kernel."""
+    """The nodes between an int8 layer and the scale of what it hands on: TensorRT computes them in its kernel."""
     inside: set[ir.Node] = set()
     for node in model.graph:
         if _data(node) and all(value.name in scaled for value in _data(node)):
