@@ -53,6 +53,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "also": ("; also runs {}", "；也能运行 {}"),
     "source": ("Source: {}", "来源：{}"),
     "writes": ("Written as: {}", "写出格式：{}"),
+    "moving": ("Scales found in each run (`--mode dynamic`): {}", "每次运行时求缩放因子（`--mode dynamic`）：{}"),
+    "refused": ("none, such a plan is refused", "无，这样的方案会被拒绝"),
     "none": ("none here yet", "暂无"),
     "and": (", ", "、"),
 }
@@ -69,6 +71,7 @@ CHINESE = {
     "the same of its min-max calibrator": "同上，来自其 min-max 校准器",
     "TensorRT: scales, and nodes in half precision": "TensorRT：缩放因子，以及使用半精度的节点",
     "ONNX Runtime's calibration ranges": "ONNX Runtime 的校准范围",
+    "PPQ's own config of each operator and tensor": "PPQ 自己的配置，逐算子逐张量",
     "MNN's quantization parameters": "MNN 的量化参数",
     "Vitis AI's fix positions": "Vitis AI 的定点位置",
     "ncnn's calibration table": "ncnn 的校准表",
@@ -152,7 +155,12 @@ def block(language: int) -> str:
     for target in TARGETS.values():
         formats = [f"`{name}` ({FORMATS[name].suffix})" for name in target.formats if name in FORMATS]
         served = distinct(formats, language) or WORDS["none"][language]
-        said = (WORDS["source"][language].format(target.source), WORDS["writes"][language].format(served))
+        moving = distinct(list(target.dynamic), language) or WORDS["refused"][language]
+        said = (
+            WORDS["source"][language].format(target.source),
+            WORDS["writes"][language].format(served),
+            WORDS["moving"][language].format(moving),
+        )
         rows = table(RULES[language], [row(rule, language) for rule in target.rules])
         parts.append(f"### `{target.name}`\n\n{rows}\n\n" + "\n\n".join(f"{text}." for text in said))
     return "\n\n".join(parts)

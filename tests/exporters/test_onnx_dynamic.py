@@ -4,6 +4,7 @@ the reason.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import onnx_ir as ir
 import pytest
 
 from halfeven.draft import Draft
-from halfeven.exporters.onnx import to_qdq
+from halfeven.exporters.onnx import to_qdq, write_qdq
 from halfeven.graph.plan import DYNAMIC, Plan
 from halfeven.numerics.grid import INT8_NARROW
 from halfeven.numerics.quantize import params_of, quantize
@@ -169,3 +170,19 @@ def test_nothing_is_observed_and_the_plan_reads_back(build: Build, placed: Place
     assert (moving.method, moving.params) == (DYNAMIC, None)
     draft.plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json").to_json() == draft.plan.to_json()
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_openvino_runs_what_its_table_says_of_scales_found_in_each_run(
+    build: Build, samples: Samples, placed: Placed, tmp_path: Path, name: str
+) -> None:
+    pytest.importorskip("openvino")
+    from halfeven.run.openvino import open_openvino
+
+    model = build(PRODUCTS[name][0])
+    assert {node.op_type for node in model.graph} <= set(TARGETS["openvino"].dynamic)
+    draft = replace(dynamic(placed, model, prefer="size"), target=TARGETS["openvino"])
+    write_qdq(draft, tmp_path / "net.onnx")
+    (_, feeds), *_ = samples(model, 1, 2.0)
+    ours, theirs = (run(tmp_path / "net.onnx")(feeds)["y"] for run in (OrtExecutor, open_openvino))
+    np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-5)
