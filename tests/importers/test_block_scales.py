@@ -21,16 +21,6 @@ from halfeven.targets import target_named
 TARGET = target_named("tensorrt")
 
 
-@pytest.fixture
-def model() -> ir.Model:
-    """A product with weights of eight rows and two columns."""
-    text = '<ir_version: 9, opset_import: ["": 21]> g (float[n, 8] x) => (float[n, 2] y) {y = MatMul(x, w)}'
-    proto = onnx.parser.parse_model(text)
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((8, 2), np.float32), "w"))
-    proto.graph.node[0].name = "product"
-    return ir.serde.deserialize_model(proto)
-
-
 def given(path: Path, data: object) -> Path:
     path.write_text(json.dumps(data))
     return path

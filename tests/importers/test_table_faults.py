@@ -27,16 +27,6 @@ ENTRY = {"bitwidth": 8, "dtype": "int", "is_symmetric": "True", "offset": -128, 
 WHOLE = {"version": "0.6.1", "activation_encodings": {"x": [ENTRY]}, "param_encodings": {}}
 
 
-@pytest.fixture
-def model() -> ir.Model:
-    """A product with weights of eight rows and two columns."""
-    text = '<ir_version: 9, opset_import: ["": 21]> g (float[n, 8] x) => (float[n, 2] y) {y = MatMul(x, w)}'
-    proto = onnx.parser.parse_model(text)
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((8, 2), np.float32), "w"))
-    proto.graph.node[0].name = "product"
-    return ir.serde.deserialize_model(proto)
-
-
 def given(path: Path, data: Any) -> Path:
     path.write_text(data if isinstance(data, str) else json.dumps(data))
     return path
