@@ -12,12 +12,14 @@ import pytest
 import halfeven
 from halfeven import demo
 from halfeven.exporters.formats import exporter_named
+from halfeven.exporters.litert.flatbuffer import FileGraph, FileOp, FileTensor, to_bytes
 from halfeven.graph.lower import lower
 from halfeven.graph.names import name_everything
 from halfeven.importers.litert.reader import load_tflite
 from halfeven.report.conform import conform, litert_kernels
 from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import machine_named
+from halfeven.run.litert import open_litert
 from halfeven.run.processor import on_arm
 from halfeven.run.tflite_micro import open_tflite_micro
 
@@ -120,3 +122,23 @@ def test_every_integer_of_a_network_of_16_bit_activations_is_that_of_the_runtime
         assert one.refused == ""
         assert one.differing == 0
         assert one.compared > (9 if one.runtime == "tflite-micro" else 100_000)
+
+
+@pytest.mark.skipif(on_arm(), reason="the kernels of x86-64 are run")
+def test_a_sum_of_int16_rounds_otherwise_in_whole_blocks_of_16_of_the_optimized_kernels(tmp_path: Path) -> None:
+    scales = (0.00013370114902500063, 7.160616951296106e-05, 0.0001490161957917735)
+    tensors = [
+        FileTensor(name, (1, 1, 1, 20), "int16", np.array([scale], np.float32), np.zeros(1, np.int64))
+        for name, scale in zip("aby", scales, strict=True)
+    ]
+    layer = FileOp("ADD", (0, 1), (2,), "AddOptions", {"fusedActivationFunction": 0, "potScaleInt16": False})
+    path = tmp_path / "sum.tflite"
+    path.write_bytes(to_bytes(FileGraph(tensors, [layer], [0, 1], [2])))
+    model = load_tflite(path).model
+    name_everything(model)
+    executor = IntegerExecutor(lower(model), machine_named("litert@optimized-x86"), 1)
+    for pair in ((26474, -31727), (22933, -16300)):
+        feeds = {name: np.full((1, 1, 1, 20), code, np.int16) for name, code in zip("ab", pair, strict=True)}
+        (ours,), (theirs,) = executor(feeds).values(), open_litert(path, "optimized")(feeds).values()
+        np.testing.assert_array_equal(ours, theirs)
+        assert (theirs.ravel()[:16] == theirs.ravel()[16] + 1).all()

@@ -52,7 +52,7 @@ from halfeven.numerics.shifts import Integers, high_multiply, rounding_shift, sh
 
 Floats = npt.NDArray[np.float32]
 BLOCK = 16
-SUM_BITS = 20
+SUM_BITS, SUM_BITS_16 = 20, 15
 
 
 class Kernels(StrEnum):
@@ -148,12 +148,18 @@ def dequantize(codes: AnyCodes, given: Affine, fused: bool) -> Floats:
 
 def add_in_block(a: AnyCodes, b: AnyCodes, in_a: Affine, in_b: Affine, out: Output) -> Codes:
     """Codes of the sum of `a` and `b` in a block of the optimized kernels; int32."""
-    return _block_sum(a, b, in_a, in_b, out, _shifted_first)
+    return _in_16_bits(wrap(_block_sum(a, b, in_a, in_b, out, _shifted_first), 16), out)
+
+
+def add_in_block_16(a: AnyCodes, b: AnyCodes, in_a: Affine, in_b: Affine, out: Output) -> Codes:
+    """Codes of the sum of int16 `a` and `b` in a block of the optimized kernels; int32."""
+    found = _block_sum(a, b, in_a, in_b, out, _shifted_first, SUM_BITS_16)
+    return np.clip(found, out.low, out.high).astype(np.int32)
 
 
 def add_floored(a: AnyCodes, b: AnyCodes, in_a: Affine, in_b: Affine, out: Output) -> Codes:
     """Codes of the sum of `a` and `b`, of which one is one number, in a block of the optimized kernels; int32."""
-    return _block_sum(a, b, in_a, in_b, out, _floored)
+    return _in_16_bits(wrap(_block_sum(a, b, in_a, in_b, out, _floored), 16), out)
 
 
 def multiply_in_block(a: AnyCodes, b: AnyCodes, in_a: Affine, in_b: Affine, out: Output) -> Codes:
@@ -163,13 +169,13 @@ def multiply_in_block(a: AnyCodes, b: AnyCodes, in_a: Affine, in_b: Affine, out:
     return _in_16_bits(requantize(product, m, 0, -(1 << 15), (1 << 15) - 1, Requant.DOUBLE_ROUNDING), out)
 
 
-def _shifted_first(offsets: Integers, by: Multiplier) -> Integers:
-    left = SUM_BITS + 31 - int(by.shift)
+def _shifted_first(offsets: Integers, by: Multiplier, bits: int) -> Integers:
+    left = bits + 31 - int(by.shift)
     return high_multiply(shift_left(offsets, left) if left >= 0 else offsets >> -left, by.mantissa)
 
 
-def _floored(offsets: Integers, by: Multiplier) -> Integers:
-    return rounding_shift(high_multiply(offsets << SUM_BITS, by.mantissa), by.shift - 31, Rounding.FLOOR)
+def _floored(offsets: Integers, by: Multiplier, bits: int) -> Integers:
+    return rounding_shift(high_multiply(offsets << bits, by.mantissa), by.shift - 31, Rounding.FLOOR)
 
 
 def _block_sum(
@@ -178,17 +184,17 @@ def _block_sum(
     in_a: Affine,
     in_b: Affine,
     out: Output,
-    scaled: Callable[[Integers, Multiplier], Integers],
-) -> Codes:
+    scaled: Callable[[Integers, Multiplier, int], Integers],
+    bits: int = SUM_BITS,
+) -> Integers:
     sa, sb, sc = (np.float64(np.float32(given.scale)) for given in (in_a, in_b, out.affine))
     largest = 2 * max(sa, sb)
     total = np.zeros((), np.int64)
     for codes, given, scale in ((a, in_a, sa), (b, in_b, sb)):
-        part = scaled(codes.astype(np.int64) - given.zero_point, litert_multiplier(scale / largest))
+        part = scaled(codes.astype(np.int64) - given.zero_point, litert_multiplier(scale / largest), bits)
         total = np.asarray(total + part, np.int64)
-    m = largest / (2.0**SUM_BITS * sc)
-    rescaled = requantize(total, m, 0, -(1 << 31), (1 << 31) - 1, Requant.DOUBLE_ROUNDING)
-    return _in_16_bits(wrap(rescaled.astype(np.int64), 16), out)
+    m = largest / (2.0**bits * sc)
+    return requantize(total, m, 0, -(1 << 31), (1 << 31) - 1, Requant.DOUBLE_ROUNDING).astype(np.int64)
 
 
 def _in_16_bits(scaled: npt.NDArray[np.integer], out: Output) -> Codes:

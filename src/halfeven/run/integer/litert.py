@@ -54,8 +54,8 @@ from halfeven.run.integer.conditions import (
     types,
 )
 from halfeven.run.integer.layers import DOUBLE, SINGLE, Layer
-from halfeven.run.integer.litert_blocks import block_product, block_sum
-from halfeven.run.integer.litert_int16 import MICRO_WIDE, WIDE_RULES
+from halfeven.run.integer.litert_blocks import block_product, block_sum, block_sum_16
+from halfeven.run.integer.litert_int16 import MICRO_WIDE, TWO, WIDE_RULES
 from halfeven.run.integer.litert_kernels import (
     FIXED_SOFTMAX,
     FLOAT_SOFTMAX,
@@ -275,6 +275,8 @@ def _optimized(f: Flavours, fused: bool) -> tuple[Rule, ...]:
         ),
         Rule(("Add",), Clamped(block_sum(True), Kernels.OPTIMIZED), (*BOTH, channels_first)),
         Rule(("Add",), Clamped(block_sum(False), Kernels.OPTIMIZED), BOTH),
+        Rule(("Add",), Clamped(block_sum_16(True), Kernels.REFERENCE), (*TWO, channels_first)),
+        Rule(("Add",), Clamped(block_sum_16(False), Kernels.REFERENCE), TWO),
         Rule(("Mul",), Clamped(block_product(True), Kernels.OPTIMIZED), (*BOTH, channels_first)),
         Rule(("Mul",), Clamped(block_product(False), Kernels.OPTIMIZED), BOTH),
         *_shared(f),

@@ -11,6 +11,7 @@ The shapes are those of the file, of one rank, with channels last. Blocks count 
     operator    block of a run              where an operand is one number         the rest
     ADD         16, `add_in_block`          8, `add_floored`                       double_rounding
     MUL         16, `multiply_in_block`     16, `multiply_in_block`                double_rounding
+    ADD, int16  16, `add_in_block_16`       none, nor of a broadcast               double_rounding_16
 
 Sources: LiteRT tflite/kernels/internal/reference/process_broadcast_shapes.h, optimized/optimized_ops.h
 (BinaryBroadcastFiveFold), optimized/integer_ops/add.h, mul.h.
@@ -24,7 +25,7 @@ import numpy as np
 
 from halfeven.graph.network import Op
 from halfeven.numerics.elementwise import Addition, Affine, Output, add, multiply
-from halfeven.numerics.litert import BLOCK, add_floored, add_in_block, multiply_in_block
+from halfeven.numerics.litert import BLOCK, add_floored, add_in_block, add_in_block_16, multiply_in_block
 from halfeven.numerics.requant import Requant
 from halfeven.run.integer.litert_kernels import back, turned
 from halfeven.run.integer.machine import Array, Arrays, Run, affine, code_type, given, result
@@ -37,7 +38,7 @@ Way = Callable[[Array, Array, Affine, Affine, Output], Array]
 class InRuns:
     """An operator of two operands: how a block is computed, how one where an operand is one number, and the rest.
 
-    `last`: pictures have their channels last in the file.
+    `last`: pictures have their channels last in the file. `broadcast`: operands of two shapes have blocks as well.
     """
 
     block: Way
@@ -45,6 +46,7 @@ class InRuns:
     rest: Way
     number_block: int = BLOCK
     last: bool = False
+    broadcast: bool = True
 
     def __call__(self, op: Op, threads: int = 1) -> Run:
         """The operator."""
@@ -60,7 +62,7 @@ class InRuns:
             rank = max(a.ndim, b.ndim)
             a, b = (turned(x.reshape((1,) * (rank - x.ndim) + x.shape), self.last) for x in (a, b))
             shape = np.broadcast_shapes(a.shape, b.shape)
-            length, one = run_length(a.shape, b.shape)
+            length, one = run_length(a.shape, b.shape) if self.broadcast or a.shape == b.shape else (1, False)
             size = self.number_block if one else BLOCK
             cut = length // size * size
             rows = [np.broadcast_to(x, shape).reshape(-1, length) for x in (a, b)]
@@ -113,6 +115,15 @@ def _multiplied(a: Array, b: Array, in_a: Affine, in_b: Affine, out: Output) -> 
 def block_sum(last: bool) -> InRuns:
     """ADD."""
     return InRuns(add_in_block, add_floored, _added, 8, last)
+
+
+def _added_16(a: Array, b: Array, in_a: Affine, in_b: Affine, out: Output) -> Array:
+    return add(a, b, in_a, in_b, out, Addition.DOUBLE_ROUNDING_16)
+
+
+def block_sum_16(last: bool) -> InRuns:
+    """ADD of int16."""
+    return InRuns(add_in_block_16, _added_16, _added_16, last=last, broadcast=False)
 
 
 def block_product(last: bool) -> InRuns:
