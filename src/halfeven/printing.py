@@ -241,9 +241,8 @@ def print_survey(model: str, found: "Survey", *, everything: bool) -> None:
     for layer in layers:
         names = [s.profile for s in parted if s.first is not None and s.first.layer == layer]
         say(f"first at '{layer}': {', '.join(names)}", "  ")
-    for row in found.rows:
-        if row.refused:
-            say(f"{row.profile} cannot run it: {row.refused}", "  ")
+    for why, profiles in found.refusals.items():
+        say(f"{', '.join(profiles)} cannot run it: {why}", "  ")
     for (why, option), profiles in found.remarks(everything=everything).items():
         _advice(f"{', '.join(profiles)}: {why}", option)
     for one in judged if everything else ():
@@ -258,7 +257,7 @@ def _row(one: "Judgement") -> tuple[str, ...]:
     return (
         simulation.profile,
         f"{len(one.parted)} of {len(simulation.tensors)}",
-        "" if first is None else share(first.differing, first.compared),
+        "" if first is None else share(first.differing, first.compared).replace("below ", "<"),
         "" if first is None else str(first.step),
         "" if db is None else "equal" if db == float("inf") else f"{db:.1f} dB",
         f"{effect.equal} of {effect.rows}" if effect.rows else "",

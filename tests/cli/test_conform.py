@@ -5,7 +5,9 @@ import shlex
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 import halfeven
 from halfeven import demo
@@ -106,6 +108,36 @@ def test_conform_refuses_what_it_cannot_write_from(
     (folder / name).write_bytes(content)
     assert main(["conform", str(folder / name), "--data", str(folder / "data.npz")]) in (2, 3)
     assert message in capsys.readouterr().err
+
+
+def test_weights_in_constant_nodes_are_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    proto = onnx.load(folder / MODEL)
+    constants = [helper.make_node("Constant", [], [t.name], value=t) for t in proto.graph.initializer]
+    del proto.graph.initializer[:]
+    nodes = [*constants, *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    onnx.save(proto, folder / "constants.onnx")
+    data, profile = ("--data", str(folder / "data.npz")), ("--profile", "onnxruntime@x86-avx2")
+    both = [
+        json.loads(said(capsys, "simulate", str(folder / n), *data, *profile, "--json"))
+        for n in (MODEL, "constants.onnx")
+    ]
+    assert both[0]["saturating"] == both[1]["saturating"]
+    assert both[0]["tensors"] == both[1]["tensors"]
+    words = ("conform", str(folder / "constants.onnx"), *data, "--runtimes", "onnxruntime", "--json")
+    assert json.loads(said(capsys, *words))["runtimes"][0]["compared"] > 100_000
+
+
+@pytest.mark.parametrize("other", [(), ("--against", "vitis-dpu")])
+def test_a_page_of_machines_is_refused_where_the_model_or_the_other_machine_is_the_cause(
+    other: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = folder / MODEL if other else HOME / "fashion_mnist_mbv2.onnx"
+    assert main(["simulate", str(model), "--data", str(folder / "data.npz"), "--profile", "all", *other]) == 3
+    found = capsys.readouterr()
+    assert ("vitis-dpu has no codes" if other else "holds real numbers alone") in found.err
+    assert not found.out
 
 
 def test_all_stands_for_every_runtime_with_its_defaults() -> None:

@@ -4,6 +4,7 @@ data are needed; with data GPTQ rounds for the outputs. What each mode means for
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+import halfeven
 from halfeven.draft import Draft, pipeline
 from halfeven.errors import BadOption, UnsupportedByTarget
 from halfeven.exporters.formats import exporter_named
@@ -195,6 +197,18 @@ def test_a_plan_of_weights_alone_is_the_same_read_back(build: Build, placed: Pla
     draft = alone(build, placed, bits=4, block=32)
     draft.plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json").to_json() == draft.plan.to_json()
+
+
+def test_a_plan_of_whole_block_scales_is_followed_and_refused_without_them(build: Build, tmp_path: Path) -> None:
+    options = {"mode": "weight-only", "bits": 4, "block": 32, "block_scales": "integer", "verify": False}
+    made = halfeven.quantize(ir.to_proto(build(PRODUCTS)), **options)
+    made.plan.save(tmp_path / "plan.json")
+    again = halfeven.quantize(ir.to_proto(build(PRODUCTS)), plan=tmp_path / "plan.json", verify=False)
+    assert again.plan.to_json()["groups"] == made.plan.to_json()["groups"]
+    bare = {g: replace(q, params=None) for g, q in made.plan.groups.items()}
+    replace(made.plan, groups=bare).save(tmp_path / "bare.json")
+    with pytest.raises(BadOption, match="Put the `params` back"):
+        halfeven.quantize(ir.to_proto(build(PRODUCTS)), plan=tmp_path / "bare.json", verify=False)
 
 
 def test_what_the_user_keeps_in_float_keeps_its_weights(build: Build, placed: Placed) -> None:

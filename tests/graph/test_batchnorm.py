@@ -152,6 +152,16 @@ def test_a_matmul_of_rank_three_keeps_its_norm(build: Build) -> None:
     assert _ops(model) == {"MatMul": 1, "BatchNormalization": 1}
 
 
+def test_an_added_constant_of_other_channels_than_the_norms_keeps_it(build: Build) -> None:
+    model = build(
+        f"g (float[N,6,5] x) => (float[N,6,8] y) {{ k = MatMul(x, w)  h = Add(k, c)  y = {NORM} }}",
+        w=_random(5, 8), c=_random(8), **_norm(6),
+    )  # fmt: skip
+    (note,) = _folded(model)
+    assert "Add comes before" in note
+    assert _ops(model) == {"MatMul": 1, "Add": 1, "BatchNormalization": 1}
+
+
 def test_a_shared_weight_is_copied_for_the_layer_that_folds(build: Build, compute: Compute) -> None:
     model = build(
         "g (float[1,4,9,9] x) => (float[1,6,7,7] y, float[1,6,7,7] z) {"

@@ -153,3 +153,14 @@ def test_scales_for_each_place_of_a_kernel_are_refused_for_aimet_whose_blocks_sh
     with pytest.raises(UnsupportedByTarget, match="each place of its kernel"):
         exporter_named(f"aimet-{version}")(draft, tmp_path / "net.encodings")
     assert not list(tmp_path.iterdir())
+
+
+def test_unsigned_codes_are_not_written_as_lpbq(model: ir.Model, tmp_path: Path) -> None:
+    plain = blocked_draft(model, 4)
+    old = plain.plan.groups[0]
+    scheme = replace(old.scheme, grid=IntGrid(4, signed=False))
+    params = QParams(scheme, np.array([[1, 2], [3, 4]], np.float32), old.params.zero_point)
+    plan = plain.plan.with_group(0, replace(old, scheme=scheme, params=params))
+    exporter_named("aimet-1.0")(replace(plain, plan=plan), tmp_path / "net.encodings")
+    entry = json.loads((tmp_path / "net.encodings").read_text())["param_encodings"][0]
+    assert entry["enc_type"] == "PER_BLOCK"

@@ -6,6 +6,7 @@ for TensorRT (`trt`) and for a DSP (`dsp`).
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,15 @@ def test_an_operator_that_is_dispatched_to_floats_stays_float(model: ir.Model, t
     plan = read(data, model, "tensorrt", tmp_path)
     assert "Gemm_6" in plan.floats
     assert not any(site.consumer == "Gemm_6" for site in plan.sites)
+
+
+def test_a_node_that_a_plan_keeps_in_float_is_dispatched_so_and_comes_back(model: ir.Model, tmp_path: Path) -> None:
+    plan = read(RECORDED["trt"], model, "tensorrt", tmp_path)
+    plan = replace(plan, floats={**plan.floats, "Flatten_5": "by hand"})
+    path = tmp_path / "again.json"
+    write_ppq_config(Draft(model, TARGETS["tensorrt"], plan), path)
+    assert json.loads(path.read_text())["dispatchings"].get("Flatten_5", "FP32") == "FP32"
+    assert set(import_plan(path, model, TARGETS["tensorrt"]).sites) == set(plan.sites)
 
 
 def _state(data: Any, x: Any) -> None:

@@ -75,3 +75,12 @@ def test_statistics_taken_apart_place_the_end_alike() -> None:
     whole = halfeven.quantize(model, X, target="integer", verify=False)
     apart = halfeven.quantize(model, X, stats=record, target="integer", verify=False)
     assert apart.plan.floats == whole.plan.floats
+
+
+@pytest.mark.parametrize("target", ["litert", "litert-int16"])
+def test_a_value_whose_scale_the_target_fixes_is_not_joined_on_another(target: str) -> None:
+    model = detector("  s = Sigmoid(c)  y = Concat<axis=1>(b, s) }")
+    done = halfeven.quantize(model, X, target=target, prefer="size", verify=False)
+    assert any(f"the one scale that {target} gives it" in why for why in done.plan.floats.values())
+    found, expected = (OrtExecutor(m)({"x": X[:4]})["y"] for m in (done.model, load(model)))
+    assert sqnr_db(expected, found) > 25

@@ -150,8 +150,15 @@ def _fold_through_add(node: ir.Node, add: ir.Node, affine: _Affine, taken: set[s
         linear, bias = _linear_before(add, port), constant(add.inputs[1 - port])
         if linear is None or linear.op_type != "MatMul" or bias is None:
             continue
-        shift = bias.numpy().astype(np.float64) * affine.gain + affine.shift
-        if shift.ndim > 2 or shift.shape[-1:] != affine.gain.shape or shift.size != affine.gain.size:
+        added = bias.numpy().astype(np.float64)
+        if (
+            added.ndim > 2
+            or added.size not in (1, affine.gain.size)
+            or added.shape[-1:] not in ((), (1,), affine.gain.shape)
+        ):
+            continue
+        shift = added * affine.gain + affine.shift
+        if shift.shape[-1:] != affine.gain.shape or shift.size != affine.gain.size:
             continue
         rounded = _rounded(shift, bias.numpy().dtype, np.inf, shift.shape)
         _apply(linear, _Affine(affine.gain, np.zeros(())), taken, loose=True, rank=_rank(node.inputs[0]))

@@ -29,6 +29,8 @@ DYNAMIC = "dynamic"
 """The `method` of an activation whose parameters are found anew in each run: it has none in the plan, ever."""
 FOUND = ("bytes", "empty")
 """Methods that say how parameters came about, and that nobody can choose: of bytes, and of what was always empty."""
+LPBQ = "lpbq"
+"""The `method` of a weight whose block scales are whole multiples of a channel's: it comes with parameters."""
 KEYS = {
     "the plan": ("halfeven_plan", "scaling", "groups", "floats"),
     "the group": ("id", "sites", "role", "scheme", "reason", "method", "params"),
@@ -210,7 +212,7 @@ def _known(entry: Any, what: str) -> None:
     for key in entry if isinstance(entry, dict) else ():
         if key not in KEYS[what]:
             near = get_close_matches(str(key), KEYS[what], 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(KEYS[what])}"
+            hint = f"did you mean '{near[0]}'" if near else f"there are {', '.join(KEYS[what])}"
             raise ValueError(f"{what} has no key {key!r:.40}; {hint}")
 
 

@@ -14,7 +14,8 @@ before any data: float32(float32(sa * sb) / sc). Which flavour a runtime uses:
 `add`, with offsets da = a - za, db = b - zb, ratios ra = sa / sc, rb = sb / sc:
 
     double_rounding   both offsets << 20 times sa / t and sb / t, where t = 2 max(sa, sb); their sum times
-                      t / (2**20 sc); each product as the flavour of that name          LiteRT in all its own kernels
+                      t / (2**20 sc); each product as the flavour of that name    LiteRT in all its own kernels, int8
+    double_rounding_16   the same with 15 for 20                                          LiteRT in all its own, int16
     fixed_half_up     (da A + db B) / 2**n, half_up;  n = 20 - floor(log2(max(ra, rb))), A = half_even(ra 2**n)  XNNPACK
     fixed_half_away   the same, half_away, with 21 for 20        ONNX Runtime on Arm, QNNPACK
                       where ra or rb is below 2**-14 or not below 256, ONNX Runtime adds real numbers, in float32:

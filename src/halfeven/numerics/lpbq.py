@@ -7,7 +7,7 @@ A kernel of low power then multiplies the sum of a block by a small integer, and
     scale of the block = k f                                           float32, as the graph of the file's reader has it
 
 AIMET takes k = round(scale / f) of each block's own scale absmax / highest code. The least error is never above that of
-its k, and of weights of 4 bits seldom where nothing is clipped. A channel of zeros has f = 2**-bits and scales of 1.
+its k, and of weights of 4 bits seldom where nothing is clipped. A channel of zeros has scales of 2**-bits.
 
 Source: AIMET's documentation, Low-Power Blockwise Quantization; its encodings have k as `per_block_int_scale` and f as
 `per_channel_float_scale` (2.0.0) or `scale` (1.0.0).

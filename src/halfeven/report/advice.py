@@ -70,4 +70,4 @@ def _saturating(found: Simulation, *, differs: bool, everything: bool) -> Iterat
         whose = "all layers of their operators (--all names those that need it)"
     elif patterns(found) == [EVERY]:
         whose = "all layers"
-    yield f"No sum saturates with weights of 7 bits. Quantize again with these for {whose}:"
+    yield f"No sum saturates with weights of 7 bits. Quantize the float network again with them for {whose}:"

@@ -34,6 +34,7 @@ from halfeven.draft import Batch, Draft, Progress, no_progress
 from halfeven.errors import BadCalibration, BadOption, UnsupportedByTarget, UnsupportedModel
 from halfeven.exporters.formats import FORMATS, exporter_named
 from halfeven.exporters.onnx import to_qdq
+from halfeven.graph.constants import lift_constants
 from halfeven.graph.lower import lower
 from halfeven.graph.model import load
 from halfeven.graph.names import name_everything
@@ -108,6 +109,7 @@ def conform(
             raise BadOption(f"There is no runtime {name!r} to conform with. Choose from: {', '.join(RUNTIMES)}.")
     draft = model if isinstance(model, Draft) else None
     held = to_qdq(model) if isinstance(model, Draft) else load(str(model) if isinstance(model, Path) else model).clone()
+    lift_constants(held)
     name_everything(held)
     machine = IntegerExecutor(lower(held), this_machine(), threads)
     known = [machine(feeds) for _, feeds in data]

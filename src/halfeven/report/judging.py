@@ -11,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from halfeven.draft import Batch
-from halfeven.report.advice import advise, patterns
+from halfeven.report.advice import VNNI, advise, patterns
 from halfeven.report.beside import Effect, Labels
 from halfeven.report.simulate import Divergence, Simulation, simulate
 
@@ -76,7 +76,7 @@ def judged(
     model: ir.Model | str,
     data: Sequence[tuple[str, Batch]],
     profile: str,
-    against: str = "onnxruntime@x86-vnni",
+    against: str = VNNI,
     labels: Labels | None = None,
 ) -> Judgement:
     """Simulate `model` on `data` as `profile` and as `against`.

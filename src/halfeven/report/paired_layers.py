@@ -46,14 +46,22 @@ class Held:
 
 def saturating_layers(network: Network) -> dict[str, int]:
     """Of each layer that can saturate without VNNI, how many pairs of products."""
-    return {op.name: count for op in network.ops if (held := _held(op)) is not None and (count := _pairs(op, held))}
+    return {
+        layer_of(op): count for op in network.ops if (held := _held(op)) is not None and (count := _pairs(op, held))
+    }
 
 
 def wrapping_layers(network: Network) -> dict[str, int]:
     """Of each layer whose sums can wrap in ONNX Runtime on Arm64, how many pairs of weights."""
-    found = {op.name: _held(op) for op in network.ops if op.kind in ("Conv", "QLinearConv")}
+    found = {layer_of(op): _held(op) for op in network.ops if op.kind in ("Conv", "QLinearConv")}
     counts = {name: wrapping_pairs(h.codes, h.zero_point, h.groups) for name, h in found.items() if h is not None}
     return {name: count for name, count in counts.items() if count}
+
+
+def layer_of(op: Op) -> str:
+    """The name that a layer has in the float network; ONNX Runtime's quantizer puts `_quant` behind it."""
+    integer = op.explicit or op.kind in EXPLICIT
+    return op.name.removesuffix("_quant") if integer else op.name
 
 
 def float_operator(op: Op) -> str:

@@ -22,6 +22,7 @@ import onnx_ir as ir
 from halfeven.draft import Batch, Draft, pipeline
 from halfeven.errors import UnsupportedModel
 from halfeven.exporters.formats import FORMATS, exporter_named, target_of
+from halfeven.graph.constants import lift_constants
 from halfeven.graph.lower import lower
 from halfeven.graph.names import name_everything
 from halfeven.graph.network import Network, Tensor
@@ -140,6 +141,7 @@ def sides(source: Source, names: Sequence[str], first: Sequence[tuple[str, Batch
     refuse_real(model)
     stored = not isinstance(source, ir.Model) and is_tflite(Path(source))
     held = model if stored else model.clone()
+    lift_constants(held)
     name_everything(held)
     networks: dict[bool, Network] = {}
     made = []

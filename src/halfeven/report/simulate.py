@@ -13,7 +13,7 @@ import numpy as np
 
 from halfeven.draft import Batch, Samples
 from halfeven.errors import BadOption
-from halfeven.report.paired_layers import float_operator, saturating_layers, wrapping_layers
+from halfeven.report.paired_layers import float_operator, layer_of, saturating_layers, wrapping_layers
 from halfeven.report.sides import Side, Source, in_order, pairs, sides
 from halfeven.wording import counted, share
 
@@ -115,7 +115,12 @@ def simulate(model: Source, data: Samples, profile: str, against: str = "", thre
         if layers := saturating_layers(networks[name]):
             found.saturating = {**found.saturating, **layers}
             found.saturating_on += (name,)
-            found.operators = {op.name: float_operator(op) for op in networks[name].ops if op.name in found.saturating}
+            named = {layer_of(op): op for op in networks[name].ops}
+            found.operators = {
+                layer: "" if own.of_file else float_operator(named[layer])
+                for layer in found.saturating
+                if layer in named
+            }
     if ARM64 in networks:
         found.wrapping = wrapping_layers(networks[ARM64])
     common = pairs(own, held[1]) if against else {}

@@ -13,14 +13,15 @@ import onnx_ir as ir
 
 from halfeven.draft import Batch, Progress, no_progress
 from halfeven.errors import QuantError
+from halfeven.report.advice import VNNI
 from halfeven.report.beside import Labels
 from halfeven.report.judging import Judgement, judged
+from halfeven.report.sides import sides
 from halfeven.run.integer.documented import DOCUMENTED
 from halfeven.run.integer.machines import MACHINES, machine_named
 from halfeven.wording import counted
 
 EVERY = "all"
-AGAINST = "onnxruntime@x86-vnni"
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,15 @@ class Survey:
                     found.setdefault(text, []).append(row.profile)
         return found
 
+    @property
+    def refusals(self) -> dict[str, list[str]]:
+        """Why machines cannot run it, with the machines."""
+        found: dict[str, list[str]] = {}
+        for row in self.rows:
+            if row.refused:
+                found.setdefault(row.refused, []).append(row.profile)
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {"against": self.against, "samples": self.samples, "machines": [row.to_json() for row in self.rows]}
@@ -87,7 +97,7 @@ def surveyed(
     model: ir.Model | str,
     data: Sequence[tuple[str, Batch]],
     profiles: Sequence[str],
-    against: str = AGAINST,
+    against: str = VNNI,
     *,
     labels: Labels | None = None,
     progress: Progress = no_progress,
@@ -96,8 +106,10 @@ def surveyed(
 
     Raises:
         BadOption: there is no machine `against`.
+        UnsupportedModel: `against` cannot run the model, or it holds no codes.
+        UnsupportedByTarget: the model cannot be written for `against`.
     """
-    machine_named(against)
+    sides(model, [against], data[:1])  # what it refuses is no fault of the others
     rows: list[Row] = []
     for done, profile in enumerate(profiles):
         progress("simulate", done, len(profiles))

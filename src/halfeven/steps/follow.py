@@ -17,7 +17,7 @@ import onnx_ir as ir
 from halfeven.draft import Draft, Progress, Samples
 from halfeven.errors import BadOption
 from halfeven.graph import ops
-from halfeven.graph.plan import DYNAMIC, FOUND, Plan, Quantizer, Site
+from halfeven.graph.plan import DYNAMIC, FOUND, LPBQ, Plan, Quantizer, Site
 from halfeven.stats.estimate import METHODS
 from halfeven.wording import counted
 
@@ -75,7 +75,14 @@ def _refuse_method(plan: Plan, group: int, quantizer: Quantizer) -> None:
     known = ("minmax",) if weight else (*METHODS, DYNAMIC)
     if method in ("", *known) or (method in FOUND and not weight):
         return
+    if method == LPBQ and quantizer.role == "weight" and quantizer.params is not None:
+        return
     where = next((f" ({site})" for site in plan.members(group)), "")
+    if method == LPBQ and quantizer.role == "weight":
+        raise BadOption(
+            f"--plan: group {group}{where} has the method '{LPBQ}' and no `params`; such scales are chosen with "
+            "--block-scales integer, not by a plan. Put the `params` back, or take the `method` out."
+        )
     what = f"the method of a {quantizer.role} is minmax" if weight else f"choose one of {', '.join(METHODS)}"
     raise BadOption(f"--plan: group {group}{where} has the method '{method}'; {what}.")
 

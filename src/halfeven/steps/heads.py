@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 import onnx_ir as ir
 
 from halfeven.graph import ops
+from halfeven.targets.target import Target
 
 APART = 16.0
 
@@ -46,6 +47,36 @@ def heads(model: ir.Model, sizes: Mapping[str, float]) -> dict[str, str]:
             for node in (end, *(n for n in _reached(end, forward=forward) if not ops.is_layer(n))):
                 found.setdefault(node.name or "", reason)
     return found
+
+
+def mixed_joins(model: ir.Model, target: Target) -> dict[str, str]:
+    """Operators that join, on one scale, a value whose scale the target fixes with others; they stay float, and why.
+
+    LiteRT gives Sigmoid 1/256: joined with what a layer makes, one of the two could not have its scale.
+    """
+    found: dict[str, str] = {}
+    for node in model.graph:
+        rule = target.rule(node.op_type)
+        if rule is None or rule.output != "as_input":
+            continue
+        values = [v for v in node.inputs if v is not None and ops.constant_of(v) is None]
+        fixed = {value: _fixed_by(value, target) for value in values}
+        if len(set(fixed.values())) > 1:
+            name = next(v.name for v, scale in fixed.items() if scale is not None)
+            found[node.name or ""] = f"'{name}' has the one scale that {target.name} gives it, the other values another"
+    return found
+
+
+def _fixed_by(value: ir.Value, target: Target) -> tuple[float, int] | None:
+    """Scale and zero point that the target gives the maker of a value, through operators that keep them."""
+    node = value.producer()
+    rule = None if node is None else target.rule(node.op_type)
+    if node is None or rule is None:
+        return None
+    if rule.output != "as_input":
+        return rule.fixed
+    kept = {_fixed_by(v, target) for v in node.inputs if v is not None and ops.constant_of(v) is None}
+    return kept.pop() if len(kept) == 1 else None
 
 
 def _reached(start: ir.Node, *, forward: bool) -> list[ir.Node]:

@@ -168,11 +168,14 @@ def _refuse_nan(model: ir.Model, seen: Doubles, names: Sequence[str], label: str
 
 def _same_scaling(draft: Draft) -> None:
     """Scales and statistics made elsewhere must be of channels equalized as they are here."""
-    for given, what in ((draft.stats_scaling, "statistics"), (draft.plan.scaling, "scales of the plan")):
+    pinned = any(q.params is not None and q.role == "activation" for q in draft.plan.groups.values())
+    of_plan = draft.plan.scaling if pinned else None
+    for given, what, other in ((draft.stats_scaling, "statistics", ""), (of_plan, "scales of the plan", ", `floats`")):
         if given is not None and given != draft.scaling:
             raise BadCalibration(
-                f"The {what} are of a model whose channels were equalized differently: with other data, or other "
-                "--skip, --equalize or --target options. Give those they were made with, or make them anew."
+                f"The {what} are of a model whose channels were equalized differently: with other data{other}, or "
+                "other --skip, --equalize or --target options. Give those they were made with, or make them anew"
+                + (": take the `params` out of the plan, or use --skip equalize at both times." if other else ".")
             )
 
 

@@ -21,7 +21,7 @@ from halfeven.numerics.quantize import fake_quantize, params_of
 from halfeven.numerics.scheme import PER_TENSOR, QParams, Scheme, ZeroRule, per_channel
 from halfeven.run.ort import HUGE
 from halfeven.stats.distance import sqnr_db
-from halfeven.steps.heads import heads
+from halfeven.steps.heads import heads, mixed_joins
 from halfeven.steps.patterns import named
 from halfeven.steps.reduced import with_reduced_range
 from halfeven.steps.regions import Unit, choose, make_units
@@ -90,6 +90,7 @@ class Place:
             placed = place_weights(draft, self.mode, kept, packed, every=self.prefer == "size")
             return replace(placed, plan=with_reduced_range(draft.model, placed.plan, self.reduce_range))
         reasons = {**_rough_tables(draft.model, draft.target), **_masks(draft), **heads(draft.model, draft.sizes)}
+        reasons.update(mixed_joins(draft.model, draft.target))
         reasons.update(_shape_arithmetic(draft.model))
         reasons.update(_kept(draft.model, self.keep_float))
         target, said = in_widths(draft.target, self.bits, self.conv_bits, self.activation_bits)

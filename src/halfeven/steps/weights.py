@@ -28,7 +28,7 @@ import onnx_ir as ir
 from halfeven.draft import Draft
 from halfeven.errors import BadCalibration, BadOption
 from halfeven.graph import ops
-from halfeven.graph.plan import DYNAMIC, Plan, Quantizer, Site
+from halfeven.graph.plan import DYNAMIC, LPBQ, Plan, Quantizer, Site
 from halfeven.graph.weights import array_at
 from halfeven.numerics.grid import INT8_NARROW, UINT8, IntGrid
 from halfeven.numerics.lpbq import lpbq_params
@@ -195,7 +195,7 @@ def _weight(node: ir.Node, port: int, scheme: Scheme, whole: bool) -> Quantizer:
     if not np.isfinite(x).all():
         raise BadCalibration(f"Weight '{_name(node, port)}' holds NaN or infinity; it cannot be quantized.")
     if lpbq and channel is not None:
-        return Quantizer(scheme, reason, "weight", lpbq_params(x, scheme, channel), "lpbq")
+        return Quantizer(scheme, reason, "weight", lpbq_params(x, scheme, channel), LPBQ)
     return Quantizer(scheme, reason, "weight", ragged_params(x, scheme), "minmax")
 
 

@@ -144,7 +144,7 @@ def _channels_first(by_block: npt.NDArray[T], block: tuple[int, int] | None) -> 
 
 def _lpbq(params: QParams, block: tuple[int, int]) -> tuple[Steps, Array] | None:
     """Scales of several blocks a channel in two parts, if they were made so."""
-    if params.scheme.grid.bits != 4 or params.scale.shape[block[0]] < 2:
+    if params.scheme.grid.bits != 4 or not params.scheme.grid.signed or params.scale.shape[block[0]] < 2:
         return None
     return lpbq_parts(params, 0 if block[0] else 1)
 

@@ -75,7 +75,7 @@ class _Writer:
     def dispatchings(self) -> dict[str, str]:
         """The platform of each of these."""
         platform = _platform(self.draft.target)
-        return dict.fromkeys(self.nodes, platform)
+        return {name: "FP32" if name in self.draft.plan.floats else platform for name in self.nodes}
 
     def _quantized(self, node: ir.Node, value: ir.Value, port: int) -> bool:
         """Whether this operator reads or makes the value as codes; `port` -1: makes."""
