@@ -14,7 +14,7 @@ from halfeven import api, qat, ready_loop
 from halfeven.errors import BadCalibration, BadOption
 from halfeven.training.loop import Recipe, fit
 
-nn = torch.nn
+nn, F = torch.nn, torch.nn.functional
 
 
 class Small(nn.Module):
@@ -58,6 +58,26 @@ def test_without_labels_the_float_network_teaches() -> None:
     assert history.mean(slice(-3, None)) <= history.mean(slice(0, 3))
     with pytest.raises(BadOption, match="nothing to train for"):
         fit(network(), unlabelled, Recipe(distill=0.0))
+
+
+class Filtered(nn.Module):
+    """Its second convolution has a buffer for a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.register_buffer("filters", torch.randn(3, 4, 3, 3, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x: Any) -> Any:
+        return F.conv2d(torch.relu(self.conv(x)), self.filters).mean((2, 3))
+
+
+def test_weights_that_are_buffers_are_not_damped_and_stay() -> None:
+    module = Filtered().eval()
+    trained = qat.prepare(module, torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1)))
+    fit(trained, readers(), Recipe(epochs=1, rate=1e-3, damping=0.1))
+    assert torch.equal(trained.filters, module.filters)
+    assert not torch.equal(trained.conv.weight, module.conv.weight)
 
 
 def test_a_training_that_diverges_says_where() -> None:

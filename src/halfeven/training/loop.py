@@ -288,16 +288,16 @@ def _gap(ours: Tensor, wanted: Tensor, labelled: bool) -> Tensor:
 
 def _oscillation(network: QuantizedNetwork) -> Tensor:
     """Mean squared distance of weights from their codes, in steps."""
-    terms, live = [], network.live_norms()
+    terms, live, parameters = [], network.live_norms(), dict(network.named_parameters())
     with torch.no_grad():
         made = network.derived()
     for instruction in network.program.instructions:
         group = instruction.groups[1] if len(instruction.groups) > 1 else None
         name = instruction.inputs[1] if len(instruction.inputs) > 1 else ""
         path = network.paths.get(name)
-        if group is None or path is None or group in network.biases:
+        if group is None or path not in parameters or group in network.biases:
             continue
-        weight, layer, stretch = network.get_parameter(path), network.quantizer(group), None
+        weight, layer, stretch = parameters[path], network.quantizer(group), None
         norm = live.get(instruction.name)
         if isinstance(norm, LiveNorm):
             held = {n: t.detach() for n, t in network.tensors(norm.norm, made).items()}
