@@ -90,6 +90,21 @@ def test_a_state_is_saved_and_loaded(grid: Grid) -> None:
             assert same(fresh.to_params(), params)
 
 
+def test_a_state_brings_its_scales_into_a_layer_of_other_data_and_old_states_load() -> None:
+    scheme = Scheme(INT8)
+    small, large = (FakeQuantizer.from_params(params_of(x, scheme), learn_scale=True) for x in (X, X * 1e6))
+    large.load_state_dict(small.state_dict())
+    assert same(large.to_params(), small.to_params())
+    with torch.no_grad():
+        small.scale.mul_(1e-6)  # held at the least
+        large.load_state_dict(small.state_dict())
+    assert same(large.to_params(), small.to_params())
+    old = {name: value for name, value in small.state_dict().items() if name != "least"}
+    fresh = FakeQuantizer.from_params(params_of(X, scheme), learn_scale=True)
+    fresh.load_state_dict(old)
+    assert same(fresh.to_params(), small.to_params())
+
+
 def test_a_scale_of_any_size_that_params_allow_comes_back() -> None:
     scale = np.float32([[1e-45], [1.1754944e-38], [3.4028235e38], [0.1]])
     for learned in (False, True):

@@ -10,7 +10,8 @@
     log_gain          -                  parameter, float32, beside the buffer `scale`, which it multiplies by
                                          exp(log_gain)                  `logarithmic`, ScaleRule.FREE
     zero_point        buffer, int32      parameter, float32; zero point = rint(zero_point)   codes of at most 16 bits
-    least             -                  buffer, float32, in no state_dict: what a scale that is learned is held at
+    least             -                  buffer, float32: what a scale that is learned is held at; a state_dict without
+                                         it, as old ones are, leaves it as it is
     threshold         buffer, float32    -                         ternary codes; NaN where it is half the scale
     low, high         buffers, float32   -                         `moving`: the range that scale and zero point are of
     draws             buffer, int64      -                         stochastic `method`: seed and number of calls
@@ -114,7 +115,7 @@ class FakeQuantizer(torch.nn.Module):
         beside = learn_scale and logarithmic and not self.log2
         self._hold("log2_scale" if self.log2 else "scale", one - 1 if self.log2 else one, learn_scale and not beside)
         own = learn_scale and not self.log2 and not beside
-        self.register_buffer("least", torch.full_like(one, LEAST) if own else None, persistent=False)
+        self.register_buffer("least", torch.full_like(one, LEAST) if own else None)
         self.register_parameter("log_gain", torch.nn.Parameter(torch.zeros_like(one)) if beside else None)
         zero = torch.zeros(scale_shape, dtype=torch.float32 if learn_zero_point else torch.int32)
         self._hold("zero_point", zero, learn_zero_point)
@@ -282,6 +283,12 @@ class FakeQuantizer(torch.nn.Module):
         """Take it from a state_dict; ranges that do not move here are not followed either."""
         following, self.extra_bits = state.tolist()
         self.following = bool(following) and self.moving > 0
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """As of any module; `least`, which files from before it was stored lack, stays as it is then."""
+        if self.least is not None and f"{prefix}scale" in state_dict:
+            state_dict.setdefault(f"{prefix}least", self.least)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
         """`int8 symmetric per-channel, scale learned`."""
