@@ -8,6 +8,7 @@ import copy
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -15,6 +16,7 @@ pytest.importorskip("onnxscript")
 
 from halfeven import qat
 from halfeven.errors import BadOption
+from halfeven.training.loop import Recipe, fit
 
 nn, F = torch.nn, torch.nn.functional
 
@@ -54,7 +56,7 @@ def test_a_network_is_called_with_the_nests_and_names_of_its_module() -> None:
     x, state, gain = CALL["x"], CALL["state"], CALL["gain"]
     wanted, (h, c) = module(**CALL)
     for held in (network, pickle.loads(pickle.dumps(network)), copy.deepcopy(network)):
-        for found, (one, other) in (held(**CALL), held(x, state, gain=gain), held(x, state, twice=True, gain=gain)):
+        for found, (one, other) in (held(**CALL), held(x, state, twice=True, gain=gain)):
             for ours, theirs in ((found, wanted), (one, h), (other, c)):
                 torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert torch.equal(network(x, *state, gain["by"])[0], network(**CALL)[0])
@@ -64,6 +66,41 @@ def test_a_network_is_called_with_the_nests_and_names_of_its_module() -> None:
         network(x, (state[0],), gain=gain)
     with pytest.raises(BadOption, match="'gain' is missing"):
         network(x, state)
+
+
+class Switched(nn.Module):
+    """Its switch is off if a call does not say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Any, negative: bool = False, *, gain: float = 1.0) -> Any:
+        y = self.conv(x) * gain
+        return -y if negative else y
+
+
+def test_a_call_that_leaves_out_what_is_built_in_is_answered_only_if_forward_means_the_same() -> None:
+    torch.manual_seed(0)
+    module, x = Switched().eval(), noise(4, 3, 8, 8)
+    negative, plain = (qat.prepare(module, (x, switch)).eval() for switch in (True, False))
+    for held in (negative, pickle.loads(pickle.dumps(negative))):
+        for call in ((x,), {"x": x}):
+            with pytest.raises(BadOption, match=r"'negative' is True, which is built .* forward takes False where"):
+                held(**call) if isinstance(call, dict) else held(*call)
+    assert torch.equal(negative(x, True), negative(x, negative=True))
+    assert torch.equal(plain(x), plain(x, False))
+    with pytest.raises(BadOption, match="'negative' is False, which is built into the network"):
+        plain(x, True)
+    louder = qat.prepare(module, {"x": x, "gain": 2.0}, data=[{"x": x}, (x,)])
+    with pytest.raises(BadOption, match=r"'gain' is 2.0, .* forward takes 1.0 where a call lacks it. Give it."):
+        louder(x)
+
+
+def test_the_ready_loop_trains_a_network_with_constants_in_its_call() -> None:
+    negative = qat.prepare(Switched().eval(), (noise(4, 3, 8, 8), True))
+    readers = [lambda: ({"x": np.ones((1, 3, 8, 8), np.float32)}, None)] * 4
+    assert fit(negative, readers, Recipe(epochs=1, batch=2)).losses
 
 
 def test_calls_of_the_module_are_data_to_calibrate_with() -> None:

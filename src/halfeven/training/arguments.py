@@ -16,6 +16,10 @@ class MisfitError(Exception):
     """What of a call does not fit; for an error's sentence."""
 
 
+class OmissionError(MisfitError):
+    """The call lacks nothing but a constant, which forward would take otherwise than it is built in."""
+
+
 @dataclass(frozen=True)
 class Input:
     """A tensor's place: the input of the graph that has this name."""
@@ -25,15 +29,21 @@ class Input:
 
 @dataclass(frozen=True)
 class Arguments:
-    """Names and kinds (`inspect.Parameter.kind`) of forward's parameters, and what each was in the example."""
+    """Names and kinds (`inspect.Parameter.kind`) of forward's parameters, and what each was in the example.
+
+    `omitted` says of constants what leaving them out means, where that is not what is built in.
+    """
 
     parameters: tuple[tuple[str, int], ...]
     nests: Mapping[str, Any]
+    omitted: Mapping[str, str]
 
     @classmethod
     def of(cls, signature: inspect.Signature, nests: Mapping[str, Any]) -> "Arguments":
         """Of a signature, and of what was bound to it with an `Input` for each tensor."""
-        return cls(tuple((p.name, int(p.kind)) for p in signature.parameters.values()), nests)
+        parameters = signature.parameters.values()
+        omitted = {p.name: _omission(p) for p in parameters if p.name in nests and not _may_lack(nests[p.name], p)}
+        return cls(tuple((p.name, int(p.kind)) for p in parameters), nests, omitted)
 
     def flat(self, inputs: Sequence[str]) -> bool:
         """Whether a call is the inputs themselves, in their order or by their names."""
@@ -48,6 +58,16 @@ class Arguments:
         Raises:
             MisfitError: the call is not like the example.
         """
+        found, missing = self._found(args, kwargs)
+        for name in missing:
+            if name in self.omitted:
+                raise OmissionError(
+                    f"'{name}' is {_text(self.nests[name])}, which is built into the network, and {self.omitted[name]}"
+                )
+        return found
+
+    def _found(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """The tensors of a call, and the constants that it lacks."""
         kinds = [(name, inspect._ParameterKind(kind)) for name, kind in self.parameters]
         signature = inspect.Signature([inspect.Parameter(name, kind) for name, kind in kinds])
         try:
@@ -55,22 +75,28 @@ class Arguments:
         except TypeError as error:
             raise MisfitError(str(error)) from None
         found: dict[str, Any] = {}
+        missing = []
         for name, nest in self.nests.items():
             if name in bound:
                 _collect(nest, bound[name], name, found)
             elif _holds_input(nest):
                 raise MisfitError(f"'{name}' is missing")
+            else:
+                missing.append(name)
         for name in bound:
             if name not in self.nests and bound[name] is not None:
                 raise MisfitError(f"'{name}' is not in the example that the network was prepared with")
-        return found
+        return found, missing
 
     def sample(self, item: Any) -> Any:
-        """A sample, given as a call (a tuple in order, or a dict by name), by the names of inputs; else as it is."""
+        """A sample, given as a call (a tuple in order, or a dict by name), by the names of inputs; else as it is.
+
+        It may lack constants: a sample is tensors.
+        """
         try:
             if isinstance(item, Mapping):
-                return self.tensors((), item)
-            return self.tensors(item, {}) if isinstance(item, tuple | list) else item
+                return self._found((), item)[0]
+            return self._found(item, {})[0] if isinstance(item, tuple | list) else item
         except MisfitError:
             return item
 
@@ -87,6 +113,8 @@ def inputs_of(
     if takes is not None:
         try:
             return takes.tensors(args, kwargs)
+        except OmissionError as error:
+            raise BadOption(f"The network takes {takes}; {error}. Give it.") from None
         except MisfitError as error:
             misfit = f" ({error})"
     values = dict(zip(names, args, strict=False)) | dict(kwargs)
@@ -104,6 +132,28 @@ def _text(nest: Any) -> str:
     if isinstance(nest, tuple | list):
         return "(" + ", ".join(map(_text, nest)) + ")"
     return nest.name if isinstance(nest, Input) else repr(nest)
+
+
+def _may_lack(nest: Any, parameter: inspect.Parameter) -> bool:
+    """Whether a call without the parameter means what is built in, or misses a tensor, which is said elsewhere."""
+    if _holds_input(nest):
+        return True
+    try:
+        _collect(nest, _default(parameter), "", {})
+    except MisfitError:
+        return False
+    return True
+
+
+def _default(parameter: inspect.Parameter) -> Any:
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        return ()
+    return {} if parameter.kind is parameter.VAR_KEYWORD else parameter.default
+
+
+def _omission(parameter: inspect.Parameter) -> str:
+    default = _default(parameter)
+    return "the call lacks it" if default is parameter.empty else f"forward takes {default!r} where a call lacks it"
 
 
 def _holds_input(nest: Any) -> bool:

@@ -196,7 +196,7 @@ def _estimate_statistics(network: QuantizedNetwork, readers: Sequence[Reader], r
             for norm in live:
                 calls[norm.norm.mean] += 1
                 norm.momentum = 1 / calls[norm.norm.mean]
-            network(**{name: torch.as_tensor(x).to(device) for name, x in feeds.items()})
+            network.outputs_of(network.program, {name: torch.as_tensor(x).to(device) for name, x in feeds.items()})
     for norm, momentum in zip(live, momenta, strict=True):
         norm.kind, norm.momentum = "frozen", momentum
 
@@ -258,7 +258,7 @@ def _loss(
     recipe: Recipe,
 ) -> Tensor:
     program, count = network.program if features is None else features.program, len(network.program.outputs)
-    given = inputs_of(network.takes, network.program.inputs, (), inputs)
+    given = inputs_of(None, network.program.inputs, (), inputs)
     found = network.outputs_of(program, given)
     outputs = found[:count]
     loss: Tensor = torch.zeros((), device=outputs[0].device)
