@@ -7,8 +7,9 @@ The network is that of `qat.prepare`, the loop `training.loop`. PyTorch is impor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,7 +20,7 @@ from halfeven.exporters.onnx import to_qdq
 from halfeven.feeding import Feed, open_data
 from halfeven.files import write_file
 from halfeven.graph.plan import Plan
-from halfeven.options import TRAINING, read_config
+from halfeven.options import TRAINING, all_options, read_config
 from halfeven.qat import draft_of_trained, float_model, keep_frozen, prepare
 from halfeven.report.verify import compare_models
 from halfeven.result import Result
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
     from halfeven.training.network import QuantizedNetwork
 
 SETTINGS = ("target", "preprocess", "labels", "holdout", "limit")
+PREPARED = ("batchnorm", "scales", "learn_zero_point", "method", "rounding", "weight_bits", "activation_bits",
+            "first_and_last")  # fmt: skip
+"""What `prepare` has of its own: how to train."""
+ELSEWHERE = ("model", "data", "plan", "example_inputs", "progress", "calibrate_with", "device", "name", "config")
+"""What `train` is given by its caller."""
 
 
 def train(
@@ -47,7 +53,7 @@ def train(
     device: str = "cpu",
     name: str = "model",
     progress: Progress = no_progress,
-    recipe: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | Recipe | None = None,
     config: str | Path | None = None,
     **options: Any,
 ) -> tuple[Result, QuantizedNetwork]:
@@ -67,9 +73,9 @@ def train(
         device: Where to train: "cpu", "cuda", "cuda:1" and so on.
         name: What the result calls the model.
         progress: Called with (task, done, total).
-        recipe: Fields of `training.loop.Recipe`.
-        config: TOML file: `SETTINGS` at its top, tables of steps, what `prepare` takes in [prepare], and [recipe]. What
-            is given here overrules it.
+        recipe: Fields of `training.loop.Recipe`, or one, which overrules all of the file's.
+        config: TOML file: `SETTINGS` at its top, tables of steps, `PREPARED` in [prepare], and [recipe]. What is given
+            here overrules it.
         options: Those of `prepare` and of the steps.
 
     Returns:
@@ -105,7 +111,7 @@ def train(
 
 
 def _configured(
-    config: str | Path | None, given: Mapping[str, Any], recipe: Mapping[str, Any], options: Mapping[str, Any]
+    config: str | Path | None, given: Mapping[str, Any], recipe: Mapping[str, Any] | Recipe, options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Recipe, dict[str, Any]]:
     """Settings, recipe and options: the file's, overruled by what was given."""
     from halfeven.training.loop import Recipe
@@ -114,8 +120,34 @@ def _configured(
         raise BadOption(f"{strays[0]} is of the recipe: write recipe={{'{strays[0]}': {options[strays[0]]!r}}}.")
     top, steps = read_config(config, (*SETTINGS, *TRAINING)) if config is not None else ({}, {})
     table, ours = (dict(cast("Mapping[str, Any]", top.get(name, {}))) for name in TRAINING)
+    _refuse_strays(table, f"--config '{config}': [prepare]", [f.name for f in fields(Recipe)])
     settings = {name: top.get(name) if value is None else value for name, value in given.items()}
-    return settings, Recipe.of({**ours, **recipe}), {**steps, **table, **options}
+    whole = asdict(recipe) if isinstance(recipe, Recipe) else recipe
+    return settings, Recipe.of({**ours, **whole}), {**steps, **table, **options}
+
+
+def _refuse_strays(table: Mapping[str, Any], where: str, recipe: Sequence[str]) -> None:
+    """Pass if all of [prepare] is `PREPARED`.
+
+    Raises:
+        BadOption: something is not; it says where to write it.
+    """
+    strays = [name for name in table if name not in PREPARED]
+    if not strays:
+        return
+    name, option = strays[0], all_options().get(strays[0])
+    if name in SETTINGS:
+        hint = f" Write {name} at the top of the file."
+    elif name in ELSEWHERE:
+        hint = f" Give {name} to train itself, not in a file."
+    elif name in recipe:
+        hint = f" Write {name} in [recipe]."
+    elif option is not None:
+        hint = f" Write it as {option.field} in a table [{option.step}]."
+    else:
+        near = get_close_matches(name, PREPARED, 1)
+        hint = f" Did you mean '{near[0]}'?" if near else f" There are: {', '.join(PREPARED)}."
+    raise BadOption(f"{where} has no option '{name}'.{hint}")
 
 
 def save_state(network: QuantizedNetwork, path: str | Path) -> None:

@@ -102,6 +102,25 @@ def test_a_typo_in_the_recipe_is_answered_with_the_nearest_option() -> None:
     assert Recipe.of({"features": 1, "feature_tensors": "*"}).feature_tensors == ("*",)
 
 
+def test_a_recipe_may_be_one_and_have_numbers_of_numpy() -> None:
+    recipe = Recipe.of({"epochs": np.int64(2), "rate": np.float32(0.5)})
+    assert recipe == Recipe(epochs=2, rate=0.5)
+    assert type(recipe.epochs) is int
+    with pytest.raises(BadOption, match="epochs True; a whole number is needed"):
+        Recipe.of({"epochs": np.bool_(True)})
+    x = np.random.default_rng(0).standard_normal((12, 1, 8, 8)).astype(np.float32)
+    steps: list[int | None] = []
+    ready_loop.train(
+        Small().eval(),
+        x,
+        example_inputs=torch.zeros(2, 1, 8, 8),
+        recipe=Recipe(epochs=1, batch=4),
+        progress=lambda task, done, total: steps.append(total) if task == "train" else None,
+    )
+    assert set(steps) == {len(steps)}
+    assert len(steps) < 4
+
+
 @pytest.mark.parametrize("mode", ["dynamic", "float"])
 def test_training_is_of_static_plans(mode: str) -> None:
     x = torch.randn(4, 1, 8, 8)

@@ -94,12 +94,13 @@ class Recipe:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "Recipe":
-        """From options by name.
+        """From options by name; numbers may be NumPy's.
 
         Raises:
             BadOption: there is no such option, or its value is of another kind or out of range.
         """
         known = {f.name: f.default for f in fields(cls)}
+        given = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
         for name, value in given.items():
             if name not in known:
                 near = get_close_matches(str(name), known, 1)
