@@ -48,6 +48,8 @@ RENEWED = (
     "the plan's scales are of equalized channels, and training leaves channels as they are: the scales are taken anew "
     "from the data, all else is as the plan has it"
 )
+FOLDED = """it was folded into its layer. Prepare with batchnorm='krishnamoorthi', and let no other scale or shift \
+stand between a layer and its normalization."""
 TRAINED = ("static", "weight-only")
 STATIC = "training is of static plans, whose activations have scales from data, or of weights alone."
 SAMPLES = 8
@@ -141,6 +143,7 @@ def prepare(
         method=method,
         codes=codes,
         rounding=rounding,  # type: ignore[arg-type]
+        parameters=learned(model).keys() - buffers(model) if from_torch.is_module(model) else (),
     )
     network.takes, network.returns = takes, returns
     frozen = keep_frozen(network, model, source)
@@ -249,16 +252,13 @@ def restore(module: Any, network: QuantizedNetwork) -> Any:
     own, inner = tensors_of(module), network_in(network)
     trained, renamed = inner.weights(), inner.renamed
     trained |= {name: trained.pop(there) for name, there in renamed.items() if there in trained}
-    there = trained.keys() | inner.unused
+    there = trained.keys() | inner.unused | inner.fixed.names()  # a bound of Clip, say, is as it was
     missing = [name for name, tensor in own.items() if isinstance(tensor, torch.nn.Parameter) and name not in there]
     if missing:
         first = next((name for name in missing if name in inner.lacking), missing[0])
-        why = (
-            "it was folded into its layer. Prepare with batchnorm='krishnamoorthi', and let no other scale or shift "
-            "stand between a layer and its normalization."
-            if first in inner.lacking
-            else "give the module that the network was prepared from."
-        )
+        why = "give the module that the network was prepared from."
+        if first in inner.lacking:
+            why = FOLDED if momenta(module) else "it was folded into another tensor, and not trained as it is."
         raise BadOption(f"'{first}' of the module is not in the trained network (one of {len(missing)}): {why}")
     if homeless := sorted(moved(inner) - own.keys() - set(renamed.values())):
         raise BadOption(

@@ -135,6 +135,55 @@ def test_constants_that_an_exporter_makes_are_not_trained_and_the_module_is_rest
     torch.testing.assert_close(network(x), restored(x), rtol=1e-4, atol=1e-5)
 
 
+SINGLE = {
+    "bias": lambda: nn.Sequential(nn.Conv2d(3, 1, 3), nn.ReLU()),
+    "slope": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(), nn.Conv2d(8, 4, 3)),
+    "norm": lambda: nn.Sequential(nn.Conv2d(3, 1, 3), nn.BatchNorm2d(1), nn.ReLU(), nn.Conv2d(1, 4, 3)),
+}
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_parameters_of_one_element_are_trained_exported_and_restored(name: str) -> None:
+    torch.manual_seed(0)
+    module, x = SINGLE[name]().eval(), noise(8, 3, 8, 8)
+    before, network = copy.deepcopy(module), qat.prepare(module, x)
+    for _ in range(5):
+        step(network, x + 1)
+    restored = qat.restore(module, network).eval()
+    for (where, old), new in zip(before.named_parameters(), restored.parameters(), strict=True):
+        behind = (name, where) == ("norm", "0.bias")  # a normalization takes it away again
+        assert behind or not torch.equal(old, new), where
+    network.float_only = True
+    torch.testing.assert_close(network(x), restored(x), rtol=1e-4, atol=1e-5)
+    held = {v.name: v.const_value for v in qat.draft_of_trained(network).model.graph.initializers.values()}
+    if name != "norm":
+        alone = restored[0].bias if name == "bias" else restored[1].weight
+        numbers = [t.numpy().ravel() for t in held.values() if t.size == 1]
+        assert any(np.array_equal(n, alone.detach().numpy().ravel()) for n in numbers)
+
+
+class Scaled(nn.Module):
+    """A scale behind a layer is folded into it; bounds of a clamp stay as they are."""
+
+    def __init__(self, folded: bool) -> None:
+        super().__init__()
+        self.conv, self.gain = nn.Conv2d(3, 8, 3), nn.Parameter(torch.full((8, 1, 1), 2.0)) if folded else None
+        self.top = None if folded else nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Any) -> Any:
+        y = self.conv(x)
+        return torch.relu(y * self.gain) if self.top is None else torch.clamp(y, max=self.top)
+
+
+def test_what_was_folded_is_refused_without_advice_on_normalization_and_fixed_bounds_stay() -> None:
+    module, x = Scaled(folded=True).eval(), noise(4, 3, 8, 8)
+    with pytest.raises(BadOption, match=r"'gain' .* it was folded into another tensor, and not trained as it is\."):
+        qat.restore(module, qat.prepare(module, x))
+    module = Scaled(folded=False).eval()
+    network = qat.prepare(module, x)
+    assert qat.restore(module, network).top.item() == 0.5
+
+
 class Tables(nn.Module):
     """A buffer, one that no state_dict holds, a constant of forward, and a layer that forward does not use."""
 

@@ -26,7 +26,8 @@ class Derived:
 
     What is made of no weight are constants that an exporter writes as a number and an Expand, say.
 
-    Holds: `weights` are floating-point initializers of the source with several elements; `settings` are the others.
+    Holds: `weights` are floating-point initializers of the source with several elements, or of `parameters`; `settings`
+    are the others.
     """
 
     instructions: tuple[Instruction, ...]
@@ -36,14 +37,14 @@ class Derived:
     unlearned: frozenset[str]
 
 
-def derived(source: ir.Model, folded: Collection[str]) -> Derived:
-    """How the initializers `folded` of a prepared graph come from those of its source."""
+def derived(source: ir.Model, folded: Collection[str], parameters: Collection[str] = ()) -> Derived:
+    """How initializers `folded` of a prepared graph come from those of its source, `parameters` of a module or not."""
     model = source.clone()
     inline_functions(model)
     name_everything(model)
     lift_constants(model)
     given = set(model.graph.initializers)
-    model.graph.inputs.extend(v for v in model.graph.initializers.values() if is_weight(v))  # else they are folded
+    model.graph.inputs.extend(v for v in model.graph.initializers.values() if is_weight(v, parameters))  # else folded
     fold_constants(model)
     makers = {value.name: node for node in model.graph for value in node.outputs}
     chosen: set[ir.Node] = set()
@@ -58,7 +59,7 @@ def derived(source: ir.Model, folded: Collection[str]) -> Derived:
         nodes, leaves = _ancestry(makers[name])
         if nodes is None:
             continue
-        learned = {v.name: v for v in leaves if is_weight(v)}
+        learned = {v.name: v for v in leaves if is_weight(v, parameters)}
         if not learned:
             unlearned.add(name)
             continue
@@ -97,7 +98,10 @@ def _ancestry(last: ir.Node) -> tuple[set[ir.Node] | None, list[ir.Value]]:
     return nodes, leaves
 
 
-def is_weight(value: ir.Value) -> bool:
-    """Whether a value is a floating-point constant of several elements."""
+def is_weight(value: ir.Value, parameters: Collection[str] = ()) -> bool:
+    """Whether a value is a floating-point constant of several elements, or of one and among `parameters`."""
     tensor = value.const_value
-    return tensor is not None and tensor.dtype in TRAINED and int(np.prod(tensor.shape.numpy())) > 1
+    if tensor is None or tensor.dtype not in TRAINED:
+        return False
+    count = int(np.prod(tensor.shape.numpy()))
+    return count > 1 or (count == 1 and value.name in parameters)

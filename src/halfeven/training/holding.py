@@ -18,6 +18,10 @@ class Fixed(torch.nn.Module):
         for name, buffer in self.order.items():
             self.register_buffer(buffer, tensors[name], persistent=False)
 
+    def names(self) -> set[str]:
+        """Of all tensors held."""
+        return self.settings.keys() | self.order.keys()
+
     def __getitem__(self, name: str) -> Tensor:
         return self.settings[name] if name in self.settings else getattr(self, self.order[name])
 

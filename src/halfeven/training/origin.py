@@ -11,7 +11,7 @@ gets a Clip to the ends of its codes.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -77,6 +77,7 @@ def network_of(
     method: str = "lsq",
     codes: Mapping[int, QParams[Grid]] | None = None,
     rounding: Rounds = "file",
+    parameters: Collection[str] = (),
 ) -> QuantizedNetwork:
     """The network that trains a calibrated draft.
 
@@ -90,12 +91,13 @@ def network_of(
         method: Names of `training.methods`, joined by "+".
         codes: Parameters of the groups that are trained with other codes than the draft's.
         rounding: Whose rule breaks the ties of feature maps, the "file"'s or the target "device"'s.
+        parameters: Names of those of the module that `source` was made from; of one element, only they are trained.
 
     Raises:
         UnsupportedModel: an operator that PyTorch does not run here.
         BadOption: a group of the plan has no parameters.
     """
-    program, constants = program_of(draft.model, draft.plan), constants_of(draft.model)
+    program, constants = program_of(draft.model, draft.plan), constants_of(draft.model, parameters)
     norms: dict[str, LoneNorm] = {}
     notes: tuple[str, ...] = ()
     if source is not None:
@@ -113,7 +115,7 @@ def network_of(
                 f"{what} with a mean of 0 and a variance of 1, as before any training: scales were calibrated for "
                 "values that training will change at once; train the network in float first",
             )
-        program, constants = _rooted(program, constants, source)
+        program, constants = _rooted(program, constants, source, parameters)
     network = QuantizedNetwork(
         program,
         constants,
@@ -131,7 +133,7 @@ def network_of(
     idle = idle_methods(method, scales, learn_zero_point, weights)
     network.origin, network.notes = Origin.of(draft), (*notes, *idle)
     if source is not None:
-        given = {name for name, value in source.graph.initializers.items() if is_weight(value)}
+        given = {name for name, value in source.graph.initializers.items() if is_weight(value, parameters)}
         network.lacking = tuple(sorted(given - network.paths.keys() - constants.fixed.keys()))
     return network
 
@@ -156,11 +158,16 @@ def _given(draft: Draft) -> frozenset[int]:
     return frozenset(group for name in fixed if (group := draft.plan.sites.get(Site(name))) is not None)
 
 
-def _rooted(program: Program, constants: Constants, source: ir.Model) -> tuple[Program, Constants]:
+def _rooted(
+    program: Program, constants: Constants, source: ir.Model, parameters: Collection[str]
+) -> tuple[Program, Constants]:
     """The program beginning at the tensors of the source: weights that preparing made of others are made anew."""
-    parts = derived(source, constants.trained.keys())
+    single = constants.single & constants.fixed.keys() if parameters else frozenset()
+    parts = derived(source, {**constants.trained, **dict.fromkeys(sorted(single))}, parameters)
     trained = {n: t for n, t in constants.trained.items() if n not in parts.made | parts.unlearned} | parts.weights
-    fixed = {**constants.fixed, **parts.settings, **{n: constants.trained[n] for n in parts.unlearned}}
+    kept = {n: t for n, t in constants.fixed.items() if n not in parts.made}
+    unlearned = {n: t for n, t in constants.trained.items() if n in parts.unlearned}
+    fixed = {**kept, **parts.settings, **unlearned}
     return replace(program, preamble=parts.instructions), Constants(trained, fixed)
 
 
@@ -175,7 +182,7 @@ def _unfolded(constants: Constants, folded: ir.Model, norms: Mapping[str, Normed
             tensor = before.graph.initializers[name].const_value
             assert tensor is not None
             trained[name] = tensor_of(tensor)
-    return Constants(trained, fixed)
+    return replace(constants, trained=trained, fixed=fixed)
 
 
 def _made_by_folding(folded: ir.Model, norms: Mapping[str, Normed]) -> set[str]:

@@ -5,10 +5,11 @@ group of the plan through whose quantizer it sees the value (None: as it is). Bo
 which also read the names around them. Plain data can be copied and pickled, which a graph cannot.
 
 Constants are of two kinds. Floating-point ones that operators read as data are parameters, to be trained, under the
-names the graph gives them; all others (shapes, indices, bounds, epsilons) are fixed.
+names the graph gives them, if they have several elements or are parameters of a module; all others (shapes, indices,
+bounds, epsilons) are fixed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,10 +64,14 @@ class Program:
 
 @dataclass(frozen=True)
 class Constants:
-    """Tensors by name: those to train, and those that are settings."""
+    """Tensors by name: those to train, and those that are settings.
+
+    `single` are those of `fixed` that operators read as data: of these, a module's parameters alone are trained.
+    """
 
     trained: Mapping[str, Tensor]
     fixed: Mapping[str, Tensor]
+    single: frozenset[str] = frozenset()
 
 
 def program_of(model: ir.Model, plan: Plan | None = None) -> Program:
@@ -83,8 +88,11 @@ def program_of(model: ir.Model, plan: Plan | None = None) -> Program:
     return _program(model.graph, Plan() if plan is None else plan)
 
 
-def constants_of(model: ir.Model) -> Constants:
-    """Every initializer, and tensors in Constant nodes, as PyTorch tensors of their own."""
+def constants_of(model: ir.Model, parameters: Collection[str] = ()) -> Constants:
+    """Every initializer, and tensors in Constant nodes, as PyTorch tensors of their own.
+
+    `parameters` are those of the module that the graph was made from: they are trained even with one element.
+    """
     settings = {
         value.name
         for node in _nodes(model.graph)
@@ -93,14 +101,18 @@ def constants_of(model: ir.Model) -> Constants:
     }
     trained: dict[str, Tensor] = {}
     fixed: dict[str, Tensor] = {}
+    single = set()
     for graph in (model.graph, *model.graph.subgraphs()):
         for name, value in graph.initializers.items():
             tensor = value.const_value
             if tensor is None:
                 raise UnsupportedModel(f"Initializer '{name}' has no data. Give the files that hold the weights.")
-            learned = tensor.dtype in TRAINED and name not in settings and np.prod(tensor.shape.numpy()) > 1
+            data, count = tensor.dtype in TRAINED and name not in settings, np.prod(tensor.shape.numpy())
+            learned = data and (count > 1 or (count == 1 and name in parameters))
             (trained if learned else fixed)[name] = tensor_of(tensor)
-    return Constants(trained, fixed)
+            if data and count == 1 and not learned:
+                single.add(name)
+    return Constants(trained, fixed, frozenset(single))
 
 
 def tensor_of(tensor: ir.TensorProtocol) -> Tensor:
