@@ -124,7 +124,10 @@ void look_up_pairs(Input<std::uint8_t> a, Input<std::uint8_t> b, Input<std::uint
     if (a.size() != b.size() || a.size() != out.size() || table.size() != 65536)
         throw std::invalid_argument("look_up_pairs: the arrays must have one size, the table 65536 entries");
     nb::gil_scoped_release unlocked;
-    for (std::size_t i = 0; i < out.size(); ++i) out.data()[i] = table.data()[256 * a.data()[i] + b.data()[i]];
+    const std::uint8_t *first = a.data(), *second = b.data(), *found = table.data();
+    std::uint8_t* made = out.data();
+    const std::size_t count = out.size();  // read once: a byte written might else be part of it
+    for (std::size_t i = 0; i < count; ++i) made[i] = found[256 * first[i] + second[i]];
 }
 
 template <typename In>

@@ -136,7 +136,7 @@ class GlobalMean:
         def run(arrays: Arrays) -> tuple[Array, ...]:
             x = given(arrays, 0)
             count = int(np.prod(x.shape[2:]))
-            acc = x.astype(np.int64).sum(axis=tuple(range(2, x.ndim)), keepdims=True) - source.zero_point * count
+            acc = x.sum(axis=tuple(range(2, x.ndim)), keepdims=True, dtype=np.int64) - source.zero_point * count
             m = np.float32(source.scale) / (np.float32(out.affine.scale) * np.float32(count))
             codes = requantize(acc, m, out.affine.zero_point, out.low, out.high, self.requant)
             return (codes.astype(dtype),)
@@ -209,8 +209,19 @@ def _way(op: Op, port: int) -> Callable[[Array], Array]:
 
 @dataclass(frozen=True)
 class Moved:
-    """An operator that only moves or picks codes: the runtime's own, on codes as they are."""
+    """An operator that only moves or picks codes: the runtime's own, on codes as they are; Flatten needs none."""
 
     def __call__(self, op: Op, threads: int = 1) -> Run:
         """The operator on codes."""
-        return code_run(op)
+        return code_run(op) if op.kind != "Flatten" else _flattened(op)
+
+
+def _flattened(op: Op) -> Run:
+    asked = int(op.attributes.get("axis", 1))
+
+    def run(arrays: Arrays) -> tuple[Array, ...]:
+        x = given(arrays, 0)
+        axis = asked + x.ndim if asked < 0 else asked
+        return (x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:])),)
+
+    return run
