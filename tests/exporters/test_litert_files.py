@@ -107,14 +107,19 @@ def test_the_format_is_known_by_name(draft, tmp_path) -> None:
     assert (tmp_path / "m.tflite").read_bytes() == to_litert(draft).data
 
 
-def test_fixed_scales_are_pinned_unless_others_share_them(build, samples, placed) -> None:
+def test_fixed_scales_are_pinned_and_what_would_join_them_with_others_stays_float(
+    build, samples, placed, calibrated, tmp_path
+) -> None:
     alone = build("g (float[1,4] x) => (y) { s = Sigmoid(x) y = Mul(s, x) }")
     plan = placed(alone, EAGER, samples(alone)).plan
     found = [q.params for q in plan.groups.values() if q.params is not None]
     assert [(float(p.scale[0]), int(p.zero_point[0])) for p in found] == [(1 / 256, -128)]
     shared = build("g (float[1,4] x) => (y) { s = Sigmoid(x) t = Mul(x, x) y = Concat<axis = 1>(s, t) }")
-    plan = placed(shared, EAGER, samples(shared)).plan
-    assert all(q.params is None for q in plan.groups.values())
+    draft = placed(shared, EAGER, samples(shared))
+    found = [q.params for q in draft.plan.groups.values() if q.params is not None]
+    assert [(float(p.scale[0]), int(p.zero_point[0])) for p in found] == [(1 / 256, -128)]
+    assert {node.op_type for node in draft.model.graph if node.name in draft.plan.floats} == {"Concat"}
+    assert write_litert(calibrated(draft, samples(shared)), tmp_path / "m.tflite")
 
 
 # --------------------------------------------------------------------------------------------------- refusals
