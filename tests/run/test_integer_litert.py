@@ -142,3 +142,24 @@ def test_a_sum_of_int16_rounds_otherwise_in_whole_blocks_of_16_of_the_optimized_
         (ours,), (theirs,) = executor(feeds).values(), open_litert(path, "optimized")(feeds).values()
         np.testing.assert_array_equal(ours, theirs)
         assert (theirs.ravel()[:16] == theirs.ravel()[16] + 1).all()
+
+
+def test_sums_of_int16_codes_beyond_32_bits_are_those_of_the_runtime(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.integers(20000, 32767, (8, 2000)).astype(np.int16), rng.integers(90, 127, (4, 2000)).astype(np.int8)
+    scales, zero = [np.array([s], np.float32) for s in (1e-5, 1e-3, 0.5)], np.zeros(1, np.int64)
+    tensors = [
+        FileTensor("x", x.shape, "int16", scales[0], zero),
+        FileTensor("w", w.shape, "int8", scales[1], zero, data=w),
+        FileTensor("b", (4,), "int64", scales[0] * scales[1], zero, data=np.array([5, -7, 1 << 20, 9], np.int64)),
+        FileTensor("y", (8, 4), "int16", scales[2], zero),
+    ]
+    layer = FileOp("FULLY_CONNECTED", (0, 1, 2), (3,), "FullyConnectedOptions", {"fusedActivationFunction": 0})
+    path = tmp_path / "wide.tflite"
+    path.write_bytes(to_bytes(FileGraph(tensors, [layer], [0], [3])))
+    model = load_tflite(path).model
+    name_everything(model)
+    (ours,) = IntegerExecutor(lower(model), machine_named("litert@reference"))({"x": x}).values()
+    (theirs,) = open_litert(path, "reference")({"x": x}).values()
+    assert (x.astype(np.int64) @ w.T.astype(np.int64)).min() > 2**31
+    np.testing.assert_array_equal(ours, theirs)

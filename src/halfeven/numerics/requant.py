@@ -94,6 +94,10 @@ class Requant(StrEnum):
     SHIFT_TRUNC = "shift_trunc"
 
 
+WIDE = frozenset({Requant.INT16X8, Requant.FLOAT64_HALF_AWAY})
+"""What sums of 16-bit codes go through, which pass 32 bits: up to 48."""
+
+
 def requantize(
     acc: npt.NDArray[np.integer],
     real_multiplier: npt.ArrayLike,
@@ -104,14 +108,14 @@ def requantize(
 ) -> Codes:
     """Codes in `low..high` of accumulators `acc`, in the way of `flavour`; int32, of the broadcast shape.
 
-    `acc` holds 32 bits (48 for `INT16X8`). `real_multiplier`, in the precision the runtime computes it in, and
+    `acc` holds 32 bits (48 for those of `WIDE`). `real_multiplier`, in the precision the runtime computes it in, and
     `zero_point` broadcast against `acc`: give (C, 1, 1) or (C,) for one a channel. `low` and `high` are the limits of
     the type or of the fused activation. An accumulator that M carries beyond 32 bits is limited like any other.
 
     Raises:
         BadOption: the multiplier is not one that the flavour can express, `acc` is too wide, or `low` > `high`.
     """
-    bits = 48 if flavour is Requant.INT16X8 else 32
+    bits = 48 if flavour in WIDE else 32
     wide = np.asarray(acc).astype(np.int64)
     if not np.array_equal(saturate(wide, bits), wide):
         raise BadOption(f"Requantize '{flavour}': an accumulator needs more than its {bits} bits.")

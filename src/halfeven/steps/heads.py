@@ -55,28 +55,19 @@ def mixed_joins(model: ir.Model, target: Target) -> dict[str, str]:
     LiteRT gives Sigmoid 1/256: joined with what a layer makes, one of the two could not have its scale.
     """
     found: dict[str, str] = {}
+    fixed: dict[ir.Value, tuple[float, int]] = {}
     for node in model.graph:
         rule = target.rule(node.op_type)
-        if rule is None or rule.output != "as_input":
+        if rule is None:
             continue
         values = [v for v in node.inputs if v is not None and ops.constant_of(v) is None]
-        fixed = {value: _fixed_by(value, target) for value in values}
-        if len(set(fixed.values())) > 1:
-            name = next(v.name for v, scale in fixed.items() if scale is not None)
+        kept = {fixed.get(value) for value in values} if rule.output == "as_input" else {rule.fixed}
+        if len(kept) > 1:
+            name = next(v.name for v in values if v in fixed)
             found[node.name or ""] = f"'{name}' has the one scale that {target.name} gives it, the other values another"
+        elif kept and (scale := kept.pop()) is not None:
+            fixed.update(dict.fromkeys(node.outputs, scale))
     return found
-
-
-def _fixed_by(value: ir.Value, target: Target) -> tuple[float, int] | None:
-    """Scale and zero point that the target gives the maker of a value, through operators that keep them."""
-    node = value.producer()
-    rule = None if node is None else target.rule(node.op_type)
-    if node is None or rule is None:
-        return None
-    if rule.output != "as_input":
-        return rule.fixed
-    kept = {_fixed_by(v, target) for v in node.inputs if v is not None and ops.constant_of(v) is None}
-    return kept.pop() if len(kept) == 1 else None
 
 
 def _reached(start: ir.Node, *, forward: bool) -> list[ir.Node]:
