@@ -186,9 +186,9 @@ def _target(model: ir.Model, target: str | None, format: str | None) -> Target:
     if target is not None:
         return target_named(str(check_setting("target", target)))
     made_for = model.metadata_props.get("halfeven.target", "")
-    if made_for in TARGETS and (format is None or format in TARGETS[made_for].formats):
+    if format is None and made_for in TARGETS:
         return TARGETS[made_for]
-    return TARGETS[target_of(format or "qdq")]
+    return TARGETS[target_of(format or "qdq", made_for)]
 
 
 def _named(model: ir.Model) -> ir.Model:

@@ -144,6 +144,8 @@ def format_of(path: str | Path, name: str | None = None) -> str:
     raise BadOption(f"'{file}' has the suffix of no format. Say --format, or use one of: {known}.")
 
 
-def target_of(name: str) -> str:
-    """The target that a format is for, unless another is asked for: the first whose table lists it."""
+def target_of(name: str, made_for: str = "") -> str:
+    """The target that a format is for, unless another is asked for: `made_for`, or the first, whose table lists it."""
+    if made_for in TARGETS and name in TARGETS[made_for].formats:
+        return made_for
     return next((key for key, target in TARGETS.items() if name in target.formats), next(iter(TARGETS)))

@@ -51,18 +51,13 @@ def fitting(model: ir.Model, draft: Draft | None, data: Sequence[tuple[str, Batc
     Raises:
         UnsupportedModel: the model holds no codes, or an integer operator that has no QDQ form.
     """
-    target = target_named("litert-int16" if format == "tflite" and _sixteen(model) else target_of(format))
+    made_for = model.metadata_props.get("halfeven.target", "") if draft is None else draft.target.name
+    target = target_named(target_of(format, made_for))
     if draft is not None and not as_target_takes(draft.plan, target)[1]:
         return draft if draft.shapes else pipeline(Trace())(draft, data[:1])
     read = draft_of(model.clone(), target)
     refuse_codes(read.model)
     return pipeline(Trace())(replace(read, plan=as_target_takes(read.plan, target)[0]), data[:1])
-
-
-def _sixteen(model: ir.Model) -> bool:
-    """Whether activations are int16 codes."""
-    quantize = (node for node in model.graph if node.op_type == "QuantizeLinear")
-    return any(node.outputs[0].dtype == ir.DataType.INT16 for node in quantize)
 
 
 @dataclass(frozen=True, eq=False)
