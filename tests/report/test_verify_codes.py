@@ -60,6 +60,15 @@ def test_codes_that_nobody_explains_are_refused(build: Callable[..., ir.Model]) 
         halfeven.verify(build(NET), result.model, X)
 
 
+@pytest.mark.parametrize("key", ["halfeven.io.x", "halfeven.options"])
+@pytest.mark.parametrize("text", ["{", "[1]", '{"scale": "a", "folded": 7}', '{"scale": 1, "folded": {"mean": 1}}'])
+def test_damaged_metadata_are_refused_by_name(build: Callable[..., ir.Model], key: str, text: str) -> None:
+    result = halfeven.quantize(build(NET), X, target="integer", io="int8", verify=False)
+    result.model.metadata_props[key] = text
+    with pytest.raises(BadOption, match=f"metadata '{key}' are damaged"):
+        halfeven.verify(build(NET), result.model, X)
+
+
 def test_an_interface_that_does_not_pay_is_refused_with_what_helps() -> None:
     x = (np.load(DATA / "calibration.npz")["x"][:20, None] / np.float32(255)).astype(np.float32)
     net = DATA / "fashion_mnist_mbv2.onnx"

@@ -60,9 +60,12 @@ def coded(run: OrtExecutor, model: ir.Model, reference: ir.Model) -> OrtExecutor
     """`run`, which executes `model`, as it can be called in place of the float `reference`.
 
     Raises:
-        BadOption: an input or output is codes where the float model has floats, and the file does not say of which.
+        BadOption: an input or output is codes where the float model has floats, and the file does not say of which, or
+            what it says is damaged.
     """
-    pictures = json.loads(model.metadata_props.get("halfeven.options", "{}")).get("folded") or {}
+    pictures = _said(model, "halfeven.options").get("folded") or {}
+    if pictures and not (isinstance(pictures, dict) and pictures.keys() >= {"scale", "mean", "std"}):
+        raise _damaged("halfeven.options")
     inputs = _codes(model, reference.graph.inputs, model.graph.inputs, bytes_=bool(pictures))
     outputs = _codes(model, reference.graph.outputs, model.graph.outputs, bytes_=False)
     return CodedExecutor(run, inputs, outputs, pictures) if inputs or outputs else run
@@ -86,6 +89,25 @@ def _params(model: ir.Model, value: ir.Value, *, bytes_: bool) -> QParams:
             f"The models cannot be compared: '{value.name}' is {value.dtype.name.lower()} in the second, whose "
             f"metadata do not say by which scale and zero point; write halfeven.io.{value.name} as --io does."
         )
-    said = {"scale": 1.0, "zero_point": 0} if text is None else json.loads(text)
+    key = f"halfeven.io.{value.name}"
+    said = {"scale": 1.0, "zero_point": 0} if text is None else _said(model, key)
     scheme = Scheme(IntGrid(8, CODES[value.dtype]), zero_point=ZeroRule.FREE)
-    return QParams(scheme, np.array(said["scale"], np.float32), np.array(said["zero_point"], np.int32))
+    try:
+        return QParams(scheme, np.array(said["scale"], np.float32), np.array(said["zero_point"], np.int32))
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        raise _damaged(key) from error
+
+
+def _said(model: ir.Model, key: str) -> dict[str, Any]:
+    """An entry of the metadata, which anyone may have written; empty where there is none."""
+    try:
+        found = json.loads(model.metadata_props.get(key, "{}"))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(key) from error
+    if not isinstance(found, dict):
+        raise _damaged(key)
+    return found
+
+
+def _damaged(key: str) -> BadOption:
+    return BadOption(f"The quantized model's metadata '{key}' are damaged: not what --io writes there. Write it anew.")
