@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from operator import length_hint
 from typing import Any, NamedTuple
 
 import onnx_ir as ir
 
-from halfeven.data.check import DataCheck, Findings, checked
+from halfeven.data.check import DataCheck, Findings, Readable, checked
+from halfeven.data.lead import LedSource, Turn
 from halfeven.data.part import Part, read_ahead
 from halfeven.data.preprocess import Preprocess, parse_preprocess
 from halfeven.data.sample import InputSpec, Sample, Source
@@ -42,6 +44,8 @@ class Checked:
     instead: "Checked | None" = None
     findings: Findings = field(default_factory=Findings)
     check: DataCheck = field(init=False)
+    _known: set[str] = field(default_factory=set, repr=False)
+    """The labels of the samples that `check` has seen."""
 
     def __post_init__(self) -> None:
         """Nothing has passed."""
@@ -58,10 +62,19 @@ class Checked:
 
     def __iter__(self) -> Iterator[tuple[str, Sample]]:
         """Yield label and feeds."""
-        samples, findings = checked(self.source, self.specs)
+        return self.passing(self.source)
+
+    def led(self, count: int) -> "CheckedLed":
+        """The samples, `count` of them first (data/lead.py)."""
+        return CheckedLed(self, LedSource(self.source, count))
+
+    def passing(self, source: Readable) -> Iterator[tuple[str, Sample]]:
+        """A pass over the source's samples, in the order in which `source` gives them."""
+        samples, findings = checked(source, self.specs)
         try:
-            for i, (label, feeds) in enumerate(read_ahead(samples)):
-                if i == self.check.count:
+            for label, feeds in read_ahead(samples):
+                if label not in self._known:
+                    self._known.add(label)
                     self.check.add(feeds)
                 yield label, feeds
         except BadCalibration:
@@ -71,6 +84,26 @@ class Checked:
         finally:
             if findings.seen >= self.findings.seen:
                 self.findings = findings
+
+
+@dataclass(frozen=True)
+class CheckedLed:
+    """Checked samples of which a few come first."""
+
+    samples: Checked
+    source: LedSource
+
+    def __iter__(self) -> Iterator[tuple[str, Sample]]:
+        """Yield label and feeds."""
+        return self.samples.passing(self.source)
+
+    def __length_hint__(self) -> int:
+        """See Checked."""
+        return length_hint(self.samples)
+
+    def turn(self, number: int, label: str) -> Turn:
+        """See Led."""
+        return self.source.turns[label]
 
 
 @dataclass
@@ -217,7 +250,7 @@ def _that_runs(model: ir.Model, source: Synthetic) -> Synthetic:
 def _divide(source: Source) -> tuple[Source, Source, list[str]]:
     count = source.count
     if count is None:  # a loader: it is counted, so that it is divided as an array of the same samples is
-        count = sum(1 for _ in source.readers())
+        count = len(source.contents)
     if count < FEWEST:
         made_from = f"the {counted(count, 'sample')} that the scales were made from"
         return source, source, [f"the figures are of {made_from}: too few to hold some out"]

@@ -1,11 +1,13 @@
 """Promised: the digest of samples is the same however they were read before, and what was read is not read again."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halfeven.data.digest import Digested, feeds_digest, sample_digest
+from halfeven.data.digest import Digested, FileDigests, digest_of, digests, sample_digest
 from halfeven.data.sample import Sample
 from halfeven.errors import BadCalibration
 
@@ -47,7 +49,7 @@ def attempt(samples: Digested, index: int) -> None:
 
 
 def plainly() -> str:
-    return feeds_digest([lambda i=i: Counted()(i) for i in range(len(SAMPLES))])
+    return digest_of(digests([lambda i=i: Counted()(i) for i in range(len(SAMPLES))]))
 
 
 @given(st.lists(st.integers(0, len(SAMPLES) - 1), max_size=12))
@@ -72,4 +74,15 @@ def test_what_was_read_is_not_read_again(read_before: list[int]) -> None:
 def test_other_samples_have_another_digest(change: str) -> None:
     x = np.arange(4, dtype=np.float32)
     others = {"value": {"x": x + 1}, "name": {"y": x}, "dtype": {"x": x.astype(np.int32)}, "shape": {"x": x[None]}}
-    assert feeds_digest([lambda: {"x": x}]) != feeds_digest([lambda: others[change]])
+    assert digests([lambda: {"x": x}]) != digests([lambda: others[change]])
+
+
+def test_files_are_told_apart_by_their_bytes_and_read_once(tmp_path: Path) -> None:
+    for name, text in (("a", "one"), ("b", "one"), ("c", "two")):
+        (tmp_path / name).write_text(text)
+    files = FileDigests()
+    assert files[tmp_path / "a"] == files[tmp_path / "b"] != files[tmp_path / "c"]
+    before = files.of([("a", tmp_path / "a"), ("none", tmp_path / "none")], "options")
+    (tmp_path / "a").write_text("three")
+    assert files.of([("a", tmp_path / "a"), ("none", tmp_path / "none")], "options") == before
+    assert FileDigests().of([("a", tmp_path / "a"), ("none", tmp_path / "none")], "options") != before

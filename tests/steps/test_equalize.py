@@ -1,11 +1,13 @@
 """Equalization changes the channels' ranges and nothing that the network computes, at any input."""
 
 from collections.abc import Callable
+from itertools import islice
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from halfeven.data.lead import led
 from halfeven.draft import Draft, pipeline
 from halfeven.exporters.onnx import to_qdq
 from halfeven.run.compare import relative_error
@@ -278,11 +280,15 @@ def test_the_step_leaves_its_draft_as_it_was(build: Build, samples: Samples, pla
     assert ir.to_proto(after.model).SerializeToString(deterministic=True) != before
 
 
-def test_more_samples_than_asked_for_are_not_read(build: Build, samples: Samples, placed: Placed) -> None:
+def test_as_many_samples_count_as_asked_for_and_the_same_ones_in_any_order(
+    build: Build, samples: Samples, placed: Placed
+) -> None:
     model = _network(build, "relu")
     data = samples(model, 6)
     draft = placed(model, INTEGER, data)
-    few = pipeline(Equalize(samples=2))(draft, data)
-    same = pipeline(Equalize(samples=2))(draft, data[:2])
-    texts = [ir.to_proto(d.model).SerializeToString(deterministic=True) for d in (few, same)]
-    assert texts[0] == texts[1]
+    two = list(islice(led(data, 2), 2))
+    done = [pipeline(Equalize(samples=2))(draft, given) for given in (data, data[::-1], two)]
+    texts = [ir.to_proto(d.model).SerializeToString(deterministic=True) for d in done]
+    assert texts[0] == texts[1] == texts[2]
+    other = pipeline(Equalize(samples=6))(draft, data)
+    assert ir.to_proto(other.model).SerializeToString(deterministic=True) != texts[0]

@@ -228,15 +228,34 @@ def test_moments_merge_to_those_of_all_vectors() -> None:
     np.testing.assert_allclose(whole.covariance, [np.cov(g.T, bias=True) for g in x], rtol=1e-3, atol=1e-4)
 
 
-def test_the_order_of_samples_counts_for_what_is_taken_of_the_first_alone(build: Build, samples: Samples) -> None:
-    """As docs/calibration.md says."""
+def test_whatever_the_order_of_more_samples_than_are_looked_at_closely_the_codes_are_the_same(
+    build: Build, samples: Samples
+) -> None:
     net = build(
         "g (float[1,4,6,6] x) => (float[1,2,6,6] y) <float[8,4,3,3] a, float[2,8,1,1] b> {"
         " c = Conv <pads = [1, 1, 1, 1]> (x, a)  r = Relu(c)  y = Conv(r, b) }"
     )
     rows = [feeds for _, feeds in samples(net, 48)]
-    settings = {"prefer": "size", "verify": False}
-    for skip, alike in ((("equalize", "gptq"), True), ((), False)):
-        made = [halfeven.quantize(net, given, skip=skip, **settings) for given in (rows, rows[::-1])]
-        codes = [[t.const_value.tobytes() for t in one.model.graph.initializers.values()] for one in made]
-        assert (codes[0] == codes[1]) == alike
+    made = []
+    for given in (rows, rows[::-1], rows[20:] + rows[:20], rows[:40] + [{"x": -row["x"]} for row in rows[40:]]):
+        one = halfeven.quantize(net, given, prefer="size", verify=False)
+        made.append([t.const_value.tobytes() for t in one.model.graph.initializers.values()])
+    assert made[0] == made[1] == made[2] != made[3]
+
+
+def test_the_moving_average_goes_by_the_order_that_was_given(build: Build, samples: Samples, placed: Placed) -> None:
+    model = build(NET)
+    data = samples(model, 12)
+    draft = placed(model, INTEGER, data)
+    plain, led = (_observed(draft, data, moments=count).stats for count in (0, 5))
+    assert {name: one.moving for name, one in plain.items()} == {name: one.moving for name, one in led.items()}
+    assert _observed(draft, data[::-1], moments=5).stats["r"].moving != plain["r"].moving
+
+
+def test_what_can_be_read_once_is_read_whole(build: Build, samples: Samples, placed: Placed) -> None:
+    model = build(NET)
+    data = samples(model, 7)
+    draft = placed(model, INTEGER, data)
+    once, again = _observed(draft, iter(data), moments=3), _observed(draft, data, moments=3)
+    assert once.stats == again.stats
+    assert set(once.moments) == set(again.moments)

@@ -53,9 +53,14 @@ def equalized(build: Build, placed: Placed, data: list) -> Draft:
     return draft
 
 
-def _stream(data: list) -> Iterator:
+class Stream:
     """Samples of unknown number: each is watched in order."""
-    yield from data
+
+    def __init__(self, data: list) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator:
+        return iter(self.data)
 
 
 @pytest.mark.parametrize("moments", [0, 2])
@@ -63,7 +68,7 @@ def test_many_samples_are_seen_as_they_lie_and_few_in_order_with_the_same_result
     equalized: Draft, data: list, moments: int
 ) -> None:
     step = Observe(elements=200, moments=moments)
-    many, few = pipeline(step)(equalized, data), pipeline(step)(equalized, _stream(data))
+    many, few = pipeline(step)(equalized, data), pipeline(step)(equalized, Stream(data))
     assert many.stats == few.stats
     assert len(many.stats) >= 5
     assert many.moments.keys() == few.moments.keys()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from halfeven.data.digest import Digested
+from halfeven.data.digest import BLOCKS, Digested, sample_digest, told_apart
 from halfeven.data.matching import fill_zeros, match_inputs
 from halfeven.data.pictures import picture_frame, preparation
 from halfeven.data.preprocess import Preprocess
@@ -69,9 +69,13 @@ class Cut:
         if self.way == "constant":
             return array
         if self.prepare is not None:
-            rows = array[index * self.size : (index + 1) * self.size]
-            return np.concatenate([self.prepare(as_picture(row)) for row in rows])
-        return array[index] if self.way == "item" else array[index * self.size : (index + 1) * self.size]
+            return np.concatenate([self.prepare(as_picture(row)) for row in self.rows(array, index)])
+        return array[index] if self.way == "item" else self.rows(array, index)
+
+    def rows(self, array: Array, index: int) -> Array:
+        """Of the array, what run `index` is fed from."""
+        whole = self.way in ("single", "constant")
+        return array if whole else array[index * self.size : (index + 1) * self.size]
 
 
 def as_picture(codes: Array) -> Image:
@@ -117,7 +121,7 @@ def open_arrays(
         else:
             notes += (f"{where}: {match.truth!r} is not one whole number per sample and is ignored.",)
     samples = Digested(table.read, len(table.picks))
-    return Indexed(table.picks, table.name, samples.read, samples, truth, notes, table.size)
+    return Indexed(table.picks, table.name, samples.read, samples, table.contents, truth, notes, table.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +152,16 @@ class Table:
             sample[cut.spec.name] = taken if cut.prepare is not None else cast(taken, cut.spec, self.name(index))
             let_go(self.opened[cut.key])  # what was read is a copy
         return fill_zeros(sample, self.zeros)
+
+    def contents(self) -> list[bytes]:
+        """What tells the samples apart; of pictures that are yet to be prepared, the pictures."""
+        parts = [sample_digest(self._raw(index), BLOCKS) for index in range(len(self.picks))]
+        return told_apart(parts, lambda index: sample_digest(self._raw(index)))
+
+    def _raw(self, index: int) -> Sample:
+        if all(cut.prepare is None for cut in self.cuts):
+            return self.read(index)
+        return {cut.key: np.array(cut.rows(self.opened[cut.key], self.picks[index])) for cut in self.cuts}
 
     def truth(self, stored: Stored) -> Truth:
         """The class of each sample, from an array [runs]."""

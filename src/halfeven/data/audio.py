@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from halfeven.data.pictures import files_digest
+from halfeven.data.digest import FileDigests
 from halfeven.data.preprocess import Preprocess
 from halfeven.data.sample import Array, Indexed, InputSpec, Sample, Truth, is_float, limit_note, missing_input, spread
 from halfeven.errors import BadCalibration, BadOption
@@ -115,16 +115,19 @@ def open_recordings(
     if rate is None:
         rate = _common_rate(files)
     length = spec.static((spec.rank or 2) - 1) if spec.rank else None
-    picks = spread(len(files), limit)
+    picks, found = spread(len(files), limit), FileDigests()
 
     def read(index: int) -> Sample:
         return {spec.name: _shaped(_at_rate(files[picks[index]][1], rate, length), spec)}
 
     def fingerprint() -> str:
-        return files_digest([files[pick] for pick in picks], f"{rate}{spec}")
+        return found.of([files[pick] for pick in picks], f"{rate}{spec}")
+
+    def contents() -> list[bytes]:
+        return [found[files[pick][1]] for pick in picks]
 
     return Indexed(
-        picks, lambda index: files[picks[index]][0], read, fingerprint, lambda: dict(truth or {}),
+        picks, lambda index: files[picks[index]][0], read, fingerprint, contents, lambda: dict(truth or {}),
         limit_note(where, len(files), limit),
     )  # fmt: skip
 

@@ -9,14 +9,14 @@ however many the samples.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from halfeven.data.digest import sample_digest
 from halfeven.data.preprocess import Preprocess
-from halfeven.data.sample import Array, InputSpec, Sample, Source, is_float, shape_text
+from halfeven.data.sample import Array, InputSpec, Reader, Sample, is_float, shape_text
 from halfeven.errors import BadCalibration
 
 _NAMED = 20
@@ -81,8 +81,19 @@ class Findings:
         return said
 
 
+class Readable(Protocol):
+    """What is read sample by sample: a Source, in whatever order."""
+
+    @property
+    def count(self) -> int | None:
+        """See Source."""
+
+    def readers(self) -> Iterator[tuple[str, Reader]]:
+        """See Source."""
+
+
 def checked(
-    source: Source, specs: Sequence[InputSpec], *, on_bad: Literal["skip", "error"] = "skip"
+    source: Readable, specs: Sequence[InputSpec], *, on_bad: Literal["skip", "error"] = "skip"
 ) -> tuple[Iterator[tuple[str, Sample]], Findings]:
     """The good samples of a source, and what was found about the others.
 
@@ -96,7 +107,9 @@ def checked(
     return _good(source, specs, on_bad, findings), findings
 
 
-def _good(source: Source, specs: Sequence[InputSpec], on_bad: str, findings: Findings) -> Iterator[tuple[str, Sample]]:
+def _good(
+    source: Readable, specs: Sequence[InputSpec], on_bad: str, findings: Findings
+) -> Iterator[tuple[str, Sample]]:
     for label, read in source.readers():
         findings.seen += 1
         try:

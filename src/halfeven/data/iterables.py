@@ -17,14 +17,14 @@ reading, so that each pass sees the same samples; other iterables are iterated a
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from halfeven.data.arrays import as_picture, holds_pictures
-from halfeven.data.digest import Digested, feeds_digest
+from halfeven.data.digest import Digest, Digested, digest_of, digests, told_apart
 from halfeven.data.matching import fill_zeros, match_inputs
 from halfeven.data.pictures import preparation
 from halfeven.data.preprocess import Preprocess
@@ -210,6 +210,7 @@ class Streamed:
     data: Iterable[Any]
     unpack: Unpacker
     limit: int | None = None
+    _kept: dict[tuple[int, ...], Spool] = field(default_factory=dict, repr=False)
 
     @property
     def count(self) -> int | None:
@@ -221,10 +222,19 @@ class Streamed:
         """See Source; complete after a pass."""
         return tuple(self.unpack.notes)
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """See Source; reads all samples."""
-        return feeds_digest(read for _, read in self.readers())
+        return digest_of(self._digests)
+
+    @property
+    def contents(self) -> Sequence[bytes]:
+        """See Source; reads all samples."""
+        return told_apart([one.part for one in self._digests], lambda index: self._digests[index].whole)
+
+    @cached_property
+    def _digests(self) -> list[Digest]:
+        return digests(read for _, read in self.readers())
 
     @cached_property
     def labels(self) -> Truth:
@@ -239,6 +249,15 @@ class Streamed:
     def readers(self) -> Iterator[tuple[str, Reader]]:
         """See Source; the sample is read already."""
         return ((name, _reader(attempt)) for name, attempt in self._named())
+
+    def picked(self, numbers: Sequence[int]) -> Iterator[tuple[str, Reader]]:
+        """See Source; a pass keeps them in a temporary file, from which they come any number of times."""
+        wanted = tuple(sorted(set(numbers)))
+        if wanted not in self._kept:
+            self._kept.clear()
+            self._kept[wanted] = Spool(attempt for i, (_, attempt) in enumerate(self._named()) if i in set(wanted))
+        spool, place = self._kept[wanted], {number: i for i, number in enumerate(wanted)}
+        return ((f"data[{number}]", partial(spool.read, place[number])) for number in numbers)
 
     def __iter__(self) -> Iterator[tuple[str, Sample]]:
         """See Source."""
@@ -270,6 +289,7 @@ def _spooled(spool: Spool, unpack: Unpacker) -> Indexed:
         name=lambda index: f"data[{index}]",
         read=samples.read,
         fingerprint=samples,
+        digests=samples.contents,
         truth=lambda: {f"data[{index}]": classes for index, classes in enumerate(spool.classes) if classes},
         notes=tuple(unpack.notes),
     )
@@ -302,6 +322,7 @@ def _listed(data: Any, unpack: Unpacker, limit: int | None) -> Indexed | Streame
         name=lambda index: f"data[{picks[index]}]",
         read=samples.read,
         fingerprint=samples,
+        digests=samples.contents,
         truth=truth,
         notes=tuple(unpack.notes) + limit_note("the data", count, limit),
     )

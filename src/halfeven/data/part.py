@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -43,11 +43,26 @@ class Part:
         """Of the whole source."""
         return self.source.labels
 
+    @property
+    def contents(self) -> Sequence[bytes]:
+        """See Source."""
+        return [key for i, key in enumerate(self.source.contents) if self._has(i)]
+
     def readers(self) -> Iterator[tuple[str, Reader]]:
         """See Source."""
         for i, pair in enumerate(self.source.readers()):
-            if (i % self.every == self.every - 1) is self.held:
+            if self._has(i):
                 yield pair
+
+    def picked(self, numbers: Sequence[int]) -> Iterator[tuple[str, Reader]]:
+        """See Source."""
+        if self.held:
+            return self.source.picked([n * self.every + self.every - 1 for n in numbers])
+        return self.source.picked([n + n // (self.every - 1) for n in numbers])
+
+    def _has(self, number: int) -> bool:
+        """Whether the source's sample of this number is of this part."""
+        return (number % self.every == self.every - 1) is self.held
 
     def __iter__(self) -> Iterator[tuple[str, Sample]]:
         """See Source."""

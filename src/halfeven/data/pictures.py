@@ -11,16 +11,15 @@ A file becomes 8-bit codes, then `resize.fit`, then `preprocess.normalization`, 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from halfeven.data.digest import BAD
+from halfeven.data.digest import FileDigests
 from halfeven.data.preprocess import Preprocess, normalization
 from halfeven.data.resize import fit, target_size
 from halfeven.data.sample import Array, Indexed, InputSpec, Sample, Truth, is_float, limit_note, missing_input, spread
@@ -193,6 +192,7 @@ class Album:
     batch: int
     picks: Sequence[int]
     prepare: Callable[[Image], Array]
+    digests: FileDigests = field(default_factory=FileDigests)
 
     def members(self, index: int) -> Sequence[tuple[str, Path]]:
         """The files of sample `index`."""
@@ -213,7 +213,11 @@ class Album:
     def fingerprint(self) -> str:
         """The digest of the files used and of the options."""
         used = [member for index in range(len(self.picks)) for member in self.members(index)]
-        return files_digest(used, f"{self.options}{self.spec}{self.batch}")
+        return self.digests.of(used, f"{self.options}{self.spec}{self.batch}")
+
+    def contents(self) -> list[bytes]:
+        """A digest of the files of each sample."""
+        return [b"".join(self.digests[path] for _, path in self.members(i)) for i in range(len(self.picks))]
 
 
 def open_pictures(
@@ -238,18 +242,4 @@ def open_pictures(
     if rest:
         notes += (f"{where}: the last {rest} of {len(files)} pictures do not fill the batch of {batch}; dropped.",)
     labels = dict(truth or {}) if batch == 1 else {}
-    return Indexed(album.picks, album.name, album.read, album.fingerprint, lambda: labels, notes, batch)
-
-
-def files_digest(files: Sequence[tuple[str, Path]], options: str) -> str:
-    """SHA-256 (hex) of the options and of each file's label, size and bytes; what cannot be read counts as a gap."""
-    state = hashlib.sha256(options.encode())
-    for label, path in files:
-        try:
-            state.update(f"\0{label}\0{path.stat().st_size}\0".encode())
-            with path.open("rb") as stream:
-                while piece := stream.read(1 << 20):
-                    state.update(piece)
-        except OSError:
-            state.update(f"\0{label}\0".encode() + BAD)
-    return state.hexdigest()
+    return Indexed(album.picks, album.name, album.read, album.fingerprint, album.contents, lambda: labels, notes, batch)

@@ -84,8 +84,15 @@ class Source(Protocol):
     def labels(self) -> Truth:
         """The acceptable classes of each sample, by the sample's label; empty if the data say nothing."""
 
+    @property
+    def contents(self) -> Sequence[bytes]:
+        """Of each sample a digest of its content, whatever its label and place; those of equal content are equal."""
+
     def readers(self) -> Iterator[tuple[str, Reader]]:
         """Label and a call that reads the sample; a call that raises BadCalibration does not end the iteration."""
+
+    def picked(self, numbers: Sequence[int]) -> Iterator[tuple[str, Reader]]:
+        """As `readers`, of the samples with these numbers, in the order of these."""
 
     def __iter__(self) -> Iterator[tuple[str, Sample]]:
         """Label and sample."""
@@ -102,6 +109,7 @@ class Indexed:
     name: Callable[[int], str]
     read: Callable[[int], Sample]
     fingerprint: Callable[[], str]
+    digests: Callable[[], Sequence[bytes]]
     truth: Callable[[], Truth] = dict
     notes: tuple[str, ...] = ()
     rows: int = 1
@@ -121,9 +129,18 @@ class Indexed:
         """See Source."""
         return self.truth()
 
+    @cached_property
+    def contents(self) -> Sequence[bytes]:
+        """See Source."""
+        return self.digests()
+
     def readers(self) -> Iterator[tuple[str, Reader]]:
         """See Source."""
-        for index in range(self.count):
+        return self.picked(range(self.count))
+
+    def picked(self, numbers: Sequence[int]) -> Iterator[tuple[str, Reader]]:
+        """See Source."""
+        for index in numbers:
             yield self.name(index), partial(self.read, index)
 
     def __iter__(self) -> Iterator[tuple[str, Sample]]:

@@ -65,9 +65,18 @@ class Synthetic:
         """See Source."""
         return {}
 
+    @property
+    def contents(self) -> Sequence[bytes]:
+        """See Source; in the order of the samples, which is always the same."""
+        return [i.to_bytes(4, "big") for i in range(self.count)]
+
     def readers(self) -> Iterator[tuple[str, Reader]]:
         """See Source."""
-        for i in range(self.count):
+        return self.picked(range(self.count))
+
+    def picked(self, numbers: Sequence[int]) -> Iterator[tuple[str, Reader]]:
+        """See Source."""
+        for i in numbers:
             yield f"synthetic[{i}]", partial(self._sample, i)
 
     def __iter__(self) -> Iterator[tuple[str, Sample]]:

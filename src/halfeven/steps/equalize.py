@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from halfeven.data.lead import led
 from halfeven.draft import Batch, Draft, Progress, Samples, Unscaled
 from halfeven.graph import ops
 from halfeven.graph.clamps import clamp_bounds
@@ -48,7 +49,7 @@ class Equalize:
 
     name: ClassVar[str] = "equalize"
     samples: int = 32
-    """How many samples the channels' ranges are taken from; 0 leaves the step out."""
+    """How many samples the channels' ranges are taken from, whichever order they come in; 0 leaves the step out."""
     limit: float = 8.0
     """The largest factor."""
     headroom: float = 1.5
@@ -308,7 +309,8 @@ def _observe(watching: Watching, count: int, data: Samples, progress: Progress) 
         }
 
     found: dict[str, ChannelRange] = {}
-    for i, seen in enumerate(watching(watch, islice(data, count), min(length_hint(data), count))):
+    few = islice(led(data, count), count)
+    for i, seen in enumerate(watching(watch, few, min(length_hint(data), count))):
         for name, new in seen.items():
             found[name] = found[name].merge(new) if name in found else new
         progress("equalize", i + 1, count)

@@ -1,12 +1,14 @@
 """Observe: one pass over the data, which feeds every estimator and the rounding of weights.
 
-Every sample runs alone, so what is remembered does not depend on the size of batches; histograms merge exactly, so it
-does not depend on the order of samples either (the moving average excepted, which is defined on an order). Memory is
-two samples' activations and a bounded summary for each tensor.
+Every sample runs alone, so what is remembered does not depend on the size of batches; histograms merge exactly, and
+moments are of samples chosen by their content (data/lead.py), so it does not depend on the order of samples either (the
+moving average excepted, which is defined on an order, the given one). Memory is two samples' activations and a bounded
+summary for each tensor.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 from itertools import islice
 from operator import length_hint
 from typing import ClassVar, TypeAlias
@@ -15,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from halfeven.data.lead import Turn, led
 from halfeven.draft import Batch, Draft, Progress, Samples
 from halfeven.errors import BadCalibration
 from halfeven.graph import ops
@@ -42,7 +45,7 @@ class Observe:
     elements: int = 16384
     """Of one tensor in one sample, about how many values are counted in its histogram; extrema see all."""
     moments: int = 32
-    """How many samples, the first, second moments of the layers' inputs are taken from; 0 for none."""
+    """How many samples, whichever order they come in, second moments of the layers' inputs are taken from; 0: none."""
     vectors: int = 48
     """Of one layer in one sample, how many input vectors these are taken from at most."""
 
@@ -61,27 +64,31 @@ class Observe:
         moments = _Collector(layers, self.vectors)
         made = {v.name or "" for node in draft.model.graph for v in node.outputs}
         names = made.intersection([*missing, *map(_input, layers)])
-        samples = data if missing else islice(data, self.moments)
+        ordered = led(data, self.moments if layers else 0)
+        samples = ordered if missing else islice(ordered, self.moments)
         watching = Watching.of(draft, names)
         observers = Observers(missing, self.elements, watching.threads)
+        moving = _InGivenOrder(observers.move)
 
-        def watch(run: Run, item: tuple[int, tuple[str, Batch]]) -> tuple[str, Doubles, Vectors]:
+        def watch(run: Run, item: tuple[int, tuple[str, Batch]]) -> tuple[str, Turn, Doubles, Vectors]:
             number, (label, feeds) = item
             values, lying = run(feeds, label)
-            vectors = moments.vectors(values, lying) if number < self.moments else {}
-            return label, observers.take(values, lying), vectors
+            turn = ordered.turn(number, label)
+            vectors = moments.vectors(values, lying) if turn.first else {}
+            return label, turn, observers.take(values, lying), vectors
 
         count, total = 0, length_hint(data) or None
         if total is not None and not missing:
             total = min(total, self.moments)
-        for label, seen, vectors in watching(watch, samples, total):
+        for label, turn, seen, vectors in watching(watch, samples, total):
             _refuse_nan(draft.model, seen, missing, label)
-            observers.move(seen)
+            moving.take(turn, seen)
             moments.take(vectors)
             count += 1
             if count % TRIMMED == 0:
                 give_back(watching.bytes)
             progress("observe", count, total)
+        moving.end()
         if count == 0:
             raise BadCalibration("There is no sample to calibrate with: the data are empty.")
         return replace(
@@ -104,6 +111,30 @@ class Observe:
                 layers.append(node)
                 room -= size
         return layers
+
+
+class _InGivenOrder:
+    """Hands on what was seen, in the order in which the samples were given; it keeps that of those which came early."""
+
+    def __init__(self, move: Callable[[Doubles], None]) -> None:
+        self.move = move
+        self.early: list[tuple[int, int, Doubles]] = []
+
+    def take(self, turn: Turn, seen: Doubles) -> None:
+        """Take what was seen of a sample."""
+        if turn.first:
+            heappush(self.early, (turn.place, len(self.early), seen))
+            return
+        self._until(turn.place)
+        self.move(seen)
+
+    def end(self) -> None:
+        """No sample comes any more."""
+        self._until(None)
+
+    def _until(self, place: int | None) -> None:
+        while self.early and (place is None or self.early[0][0] < place):
+            self.move(heappop(self.early)[2])
 
 
 class _Collector:
