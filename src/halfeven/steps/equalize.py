@@ -309,6 +309,7 @@ def _observe(watching: Watching, count: int, data: Samples, progress: Progress) 
         }
 
     found: dict[str, ChannelRange] = {}
+    progress("equalize", 0, count)  # which samples, their digests say: of many large files that takes a while
     few = islice(led(data, count), count)
     for i, seen in enumerate(watching(watch, few, min(length_hint(data), count))):
         for name, new in seen.items():
