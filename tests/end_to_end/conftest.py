@@ -10,11 +10,13 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
+import halfeven
 from halfeven import Result
 
 Feeds = dict[str, np.ndarray]
 NOTHING: Mapping[str, object] = {}
 OPEN = {"N": 1, "S": 6, "T": 6}
+PLAIN = "g (float[N,8] x) => (float[N,4] y) <float[8,8] w, float[8,4] v> { h = MatMul(x, w)  r = Relu(h)  y = MatMul(r, v) }"
 
 
 def _built(text: str, opset: int = 17, version: int = 8, imports: str = "") -> onnx.ModelProto:
@@ -68,6 +70,10 @@ def _drawn(
 
     rngs = [np.random.default_rng((seed, i)) for i in range(count)]
     return [{info.name: array(info, rng) for info in inputs} for rng in rngs]
+
+
+def _quantized(proto: onnx.ModelProto, data: object, target: str = "onnxruntime", **options: object) -> Result:
+    return halfeven.quantize(proto, data, target=target, **{"verify": False, "prefer": "size", **options})  # type: ignore[arg-type]
 
 
 def _ran(model: bytes, samples: Sequence[Feeds]) -> list[dict[str, object]]:
@@ -139,6 +145,18 @@ def build() -> Callable[..., onnx.ModelProto]:
 def draw() -> Callable[..., list[Feeds]]:
     """`draw(proto, count=16, seed=0, options)`: standard normal feeds."""
     return _drawn
+
+
+@pytest.fixture(scope="session")
+def plain() -> str:
+    """The text of a network of two layers, with a Relu between them."""
+    return PLAIN
+
+
+@pytest.fixture(scope="session")
+def quantize() -> Callable[..., Result]:
+    """`quantize(proto, data, target="onnxruntime", **options)`: all that can be, and not verified, unless options differ."""
+    return _quantized
 
 
 @pytest.fixture(scope="session")

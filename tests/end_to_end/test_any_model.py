@@ -16,17 +16,17 @@ import onnx_ir as ir
 import pytest
 
 import halfeven
-from halfeven import TARGETS, BadCalibration, UnsupportedByTarget, UnsupportedModel
+from halfeven import TARGETS, UnsupportedByTarget, UnsupportedModel
 
 Feeds = dict[str, np.ndarray]
 Build = Callable[..., onnx.ModelProto]
+Quantize = Callable[..., halfeven.Result]
 Draw = Callable[..., list[Feeds]]
 Ran = Callable[..., list[dict[str, object]]]
 Sqnr = Callable[..., float]
 ProtoOf = Callable[..., onnx.ModelProto]
 
 CASES = Path(__file__).with_name("any_model.txt")
-PLAIN = "g (float[N,8] x) => (float[N,4] y) <float[8,8] w, float[8,4] v> { h = MatMul(x, w)  r = Relu(h)  y = MatMul(r, v) }"
 each_target = pytest.mark.parametrize("target", list(TARGETS))
 
 
@@ -55,10 +55,6 @@ def _stacked(samples: list[Feeds]) -> Feeds:
     return {name: np.stack([feeds[name] for feeds in samples]) for name in samples[0]}
 
 
-def _quantized(proto: onnx.ModelProto, data: object, target: str = "onnxruntime", **options: object) -> halfeven.Result:
-    return halfeven.quantize(proto, data, target=target, **{"verify": False, "prefer": "size", **options})  # type: ignore[arg-type]
-
-
 _floats: dict[str, tuple[onnx.ModelProto, list[Feeds], list[Feeds], list[dict[str, object]]]] = {}
 
 
@@ -77,10 +73,10 @@ def _float(
 @each_target
 @pytest.mark.parametrize("case", list(_cases()), ids=lambda case: case.title)
 def test_a_network_goes_in_and_comes_out_quantized(
-    case: Case, target: str, build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf
+    case: Case, target: str, build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf, quantize: Quantize
 ) -> None:
     source, samples, judged, wanted = _float(case, build, draw, ran)
-    result = _quantized(source, _stacked(samples), target)
+    result = quantize(source, _stacked(samples), target)
     quantized = proto_of(source, result)
     weights = [group for group in result.plan.sites.values() if result.plan.groups[group].role == "weight"]
     assert len(weights) >= int(case.options.get("layers", 1))
@@ -98,67 +94,73 @@ def test_a_network_goes_in_and_comes_out_quantized(
 
 @pytest.mark.parametrize("version", range(3, 14))
 def test_every_ir_version_goes_in(
-    version: int, build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf
+    version: int, build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf, plain: str, quantize: Quantize
 ) -> None:
-    source = build(PLAIN, {3: 8, 4: 9, 5: 10, 6: 11, 7: 13}.get(version, 17), version)
-    quantized = proto_of(source, _quantized(source, draw(source)))
+    source = build(plain, {3: 8, 4: 9, 5: 10, 6: 11, 7: 13}.get(version, 17), version)
+    quantized = proto_of(source, quantize(source, draw(source)))
     judged = draw(source, 4, 1)
     outputs = ([row["y"] for row in ran(model.SerializeToString(), judged)] for model in (source, quantized))
     assert sqnr(*outputs) > 15
     assert quantized.ir_version >= version
 
 
-def test_an_opset_beyond_the_runtime_is_refused_with_both_numbers(build: Build, draw: Draw) -> None:
+def test_an_opset_beyond_the_runtime_is_refused_with_both_numbers(
+    build: Build, draw: Draw, plain: str, quantize: Quantize
+) -> None:
     newest = onnx.defs.onnx_opset_version() + 1
-    source = build(PLAIN, newest, 13)
+    source = build(plain, newest, 13)
     with pytest.raises(UnsupportedModel, match=rf"(?i)opset {newest}\b"):
-        _quantized(source, draw(source))
+        quantize(source, draw(source))
 
 
-def test_nodes_of_one_name_get_names_of_their_own(build: Build, draw: Draw) -> None:
-    source = build(PLAIN)
+def test_nodes_of_one_name_get_names_of_their_own(build: Build, draw: Draw, plain: str, quantize: Quantize) -> None:
+    source = build(plain)
     for node in source.graph.node:
         node.name = "same"
-    names = [node.name for node in _quantized(source, draw(source)).model.graph]
+    names = [node.name for node in quantize(source, draw(source)).model.graph]
     assert len(set(names)) == len(names)
     assert "same" in names
 
 
-def test_an_initializer_that_is_an_input_too_is_a_weight_and_a_note_says_so(build: Build, draw: Draw) -> None:
-    source = build(PLAIN)
+def test_an_initializer_that_is_an_input_too_is_a_weight_and_a_note_says_so(
+    build: Build, draw: Draw, plain: str, quantize: Quantize
+) -> None:
+    source = build(plain)
     source.graph.input.append(onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [8, 8]))
-    result = _quantized(source, draw(source))
+    result = quantize(source, draw(source))
     assert [value.name for value in result.model.graph.inputs] == ["x"]
     assert any("default" in note and "'w'" in note for note in result.notes)
 
 
-def test_an_input_of_no_declared_shape_takes_what_the_data_have(build: Build, draw: Draw, ran: Ran, sqnr: Sqnr) -> None:
+def test_an_input_of_no_declared_shape_takes_what_the_data_have(
+    build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, quantize: Quantize
+) -> None:
     source = build("g (float[1,3,8,8] x) => (float[1,4,6,6] y) <float[4,3,3,3] w> { h = Conv(x, w)  y = Relu(h) }")
     samples = draw(source)
     for info in (*source.graph.input, *source.graph.output):
         info.type.tensor_type.ClearField("shape")
-    quantized = ir.to_proto(_quantized(source, samples).model)
+    quantized = ir.to_proto(quantize(source, samples).model)
     outputs = ([row["y"] for row in ran(model.SerializeToString(), samples)] for model in (source, quantized))
     assert sqnr(*outputs) > 15
 
 
 @each_target
 def test_samples_may_differ_in_size(
-    target: str, build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf
+    target: str, build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf, quantize: Quantize
 ) -> None:
     source = build(
         """g (float[N,3,H,W] x) => (float[N,4,P,Q] y) <float[4,3,3,3] w, float[4,4,1,1] v> {
         h = Conv<pads = [1, 1, 1, 1]>(x, w)  r = Relu(h)  y = Conv(r, v) }"""
     )
     samples = [draw(source, 1, i, {"dims": f"H={4 + i}, W={12 - i}"})[0] for i in range(8)]
-    quantized = proto_of(source, _quantized(source, samples, target))
+    quantized = proto_of(source, quantize(source, samples, target))
     outputs = ([row["y"] for row in ran(model.SerializeToString(), samples)] for model in (source, quantized))
     assert sqnr(*outputs) > 15
 
 
 @each_target
 def test_tensors_may_be_empty_in_some_samples(
-    target: str, build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf
+    target: str, build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf, quantize: Quantize
 ) -> None:
     source = build(
         """g (float[N,8] x) => (float[M,4] y) <float[8,8] w, float[8,4] v, float least = {1.5}> {
@@ -168,30 +170,32 @@ def test_tensors_may_be_empty_in_some_samples(
     samples = draw(source, 20)
     wanted = [row["y"] for row in ran(source.SerializeToString(), samples)]
     assert {len(y) == 0 for y in wanted} == {True, False}  # type: ignore[arg-type]
-    quantized = proto_of(source, _quantized(source, samples, target, keep_float=("ReduceMax", "named 0")))
+    quantized = proto_of(source, quantize(source, samples, target, keep_float=("ReduceMax", "named 0")))
     assert sqnr(wanted, [row["y"] for row in ran(quantized.SerializeToString(), samples)]) > 15
 
 
-def test_a_dim_of_size_zero_goes_in(build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf) -> None:
+def test_a_dim_of_size_zero_goes_in(
+    build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf, quantize: Quantize
+) -> None:
     source = build(
         """g (float[N,8] x, float[N,0] none) => (float[N,4] y) <float[8,8] w, float[8,4] v> {
         h = MatMul(x, w)  c = Concat<axis = 1>(h, none)  y = MatMul(c, v) }"""
     )
     samples = draw(source)
-    quantized = proto_of(source, _quantized(source, samples))
+    quantized = proto_of(source, quantize(source, samples))
     outputs = ([row["y"] for row in ran(model.SerializeToString(), samples)] for model in (source, quantized))
     assert sqnr(*outputs) > 15
 
 
 def test_a_half_precision_part_stays_what_it_is(
-    build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf
+    build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf, quantize: Quantize
 ) -> None:
     source = build(
         """g (float16[N,8] x) => (float[N,4] y) <float16[8,8] w, float[8,8] v, float16[8,4] u> {
         h = MatMul(x, w)  f = Cast<to = 1>(h)  r = MatMul(f, v)  t = Cast<to = 1>(u)  y = MatMul(r, t) }"""
     )
     samples = draw(source)
-    quantized = proto_of(source, _quantized(source, samples))
+    quantized = proto_of(source, quantize(source, samples))
     outputs = ([row["y"] for row in ran(model.SerializeToString(), samples)] for model in (source, quantized))
     assert sqnr(*outputs) > 15
     assert sum(t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 2 for t in quantized.graph.initializer) == 2
@@ -199,12 +203,12 @@ def test_a_half_precision_part_stays_what_it_is(
 
 @pytest.mark.parametrize("dtype", ["float16", "double"])
 def test_a_network_of_another_precision_is_quantized_or_refused_by_its_name(
-    dtype: str, build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf
+    dtype: str, build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf, plain: str, quantize: Quantize
 ) -> None:
-    source = build(PLAIN.replace("float", dtype))
+    source = build(plain.replace("float", dtype))
     samples = draw(source)
     try:
-        quantized = proto_of(source, _quantized(source, samples))
+        quantized = proto_of(source, quantize(source, samples))
     except UnsupportedByTarget as error:
         assert re.search(dtype, str(error), re.IGNORECASE)  # noqa: PT017
     else:
@@ -230,10 +234,10 @@ def test_a_network_of_another_precision_is_quantized_or_refused_by_its_name(
     ids=["pictures", "words", "sound"],
 )
 def test_without_data_synthetic_samples_serve_and_a_note_says_so(
-    text: str, target: str, build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf
+    text: str, target: str, build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, proto_of: ProtoOf, quantize: Quantize
 ) -> None:
     source = build(text)
-    result = _quantized(source, None, target)
+    result = quantize(source, None, target)
     assert any("synthetic" in note for note in result.notes)
     quantized = proto_of(source, result)
     judged = draw(source, 4, 1, {"dims": "T=64", "below.input_ids": 20, "below.attention_mask": 2})
@@ -241,49 +245,53 @@ def test_without_data_synthetic_samples_serve_and_a_note_says_so(
     assert sqnr(*outputs) > 12
 
 
-def test_a_sequence_as_input_is_refused(build: Build) -> None:
+def test_a_sequence_as_input_is_refused(build: Build, quantize: Quantize) -> None:
     source = build("g (seq(float[1,8]) x) => (float[1,8] y) <int64 at = {0}> { y = SequenceAt(x, at) }")
     with pytest.raises(UnsupportedModel, match="Input 'x' is no tensor"):
-        _quantized(source, None)
+        quantize(source, None)
 
 
-def test_an_operator_that_onnx_runtime_does_not_know_is_named(build: Build, draw: Draw) -> None:
-    source = build(PLAIN.replace("Relu", "acme.Magic"), imports="acme 1")
+def test_an_operator_that_onnx_runtime_does_not_know_is_named(
+    build: Build, draw: Draw, plain: str, quantize: Quantize
+) -> None:
+    source = build(plain.replace("Relu", "acme.Magic"), imports="acme 1")
     with pytest.raises(UnsupportedModel, match=r"acme.*Magic"):
-        _quantized(source, draw(source))
+        quantize(source, draw(source))
 
 
-def test_a_network_of_a_thousand_layers_goes_in(build: Build, draw: Draw) -> None:
+def test_a_network_of_a_thousand_layers_goes_in(build: Build, draw: Draw, quantize: Quantize) -> None:
     lines = [f"m{i} = MatMul(r{i}, w{i})  r{i + 1} = Relu(m{i})" for i in range(1000)]
     weights = ", ".join(f"float[2,2] w{i} = {{1, 0, 0, 1}}" for i in range(1000))
     source = build(f"g (float[1,2] r0) => (float[1,2] r1000) <{weights}> {{ {' '.join(lines)} }}")
-    result = _quantized(source, draw(source, 2), "integer", skip=("gptq",))
+    result = quantize(source, draw(source, 2), "integer", skip=("gptq",))
     assert sum(quantizer.role == "weight" for quantizer in result.plan.groups.values()) == 1000
 
 
 @pytest.mark.parametrize(
     "title", ["a sequence output", "an input that is an output too", "ArgMax at the end of a classifier"]
 )
-def test_unusual_outputs_are_verified_too(title: str, build: Build, draw: Draw, ran: Ran) -> None:
+def test_unusual_outputs_are_verified_too(title: str, build: Build, draw: Draw, ran: Ran, quantize: Quantize) -> None:
     case = next(case for case in _cases() if case.title == title)
     source, samples, _, _ = _float(case, build, draw, ran)
-    verified = _quantized(source, _stacked(samples), verify=True).verification
+    verified = quantize(source, _stacked(samples), verify=True).verification
     assert verified is not None
     assert verified.sqnr_db > 15
 
 
-def test_products_of_activations_alone_are_quantized_where_the_target_computes_them(draw: Draw) -> None:
+def test_products_of_activations_alone_are_quantized_where_the_target_computes_them(
+    draw: Draw, quantize: Quantize
+) -> None:
     text = """
         <ir_version: 8, opset_import: ["" : 17]>
         net (float[N,32,64] q, float[N,64,32] k, float[N,32,8] v) => (float[N,32,8] y)
         { s = MatMul(q, k) p = Softmax<axis=-1>(s) y = MatMul(p, v) }"""
     proto = onnx.parser.parse_model(text)
     samples = draw(proto, 16)
-    result = _quantized(proto, samples, "litert")
+    result = quantize(proto, samples, "litert")
     assert result.plan.floats == {}
     assert "QuantizeLinear" in {node.op_type for node in result.model.graph}
     with pytest.raises(UnsupportedByTarget, match="multiplies two activations"):
-        _quantized(proto, samples, "onnxruntime")
+        quantize(proto, samples, "onnxruntime")
 
 
 def test_the_command_line_quantizes_a_file_with_weights_beside_it(
@@ -303,90 +311,3 @@ def test_the_command_line_quantizes_a_file_with_weights_beside_it(
     out = capsys.readouterr()
     assert "2 of 2 layers" in out.out
     assert sqnr(wanted, [row["y"] for row in ran((tmp_path / "out.onnx").read_bytes(), samples)]) > 15
-
-
-TEXTS = (
-    "g (float[1,8] x, string[K] s) => (float[1,4] y, string[K] t) <float[8,8] w, float[8,4] v> { h = MatMul(x, w)"
-    "  r = Relu(h)  y = MatMul(r, v)  t = Identity(s) }"
-)
-
-
-@pytest.mark.parametrize("form", ["none", "arrays", "file", "generator", "list"])
-def test_a_network_that_also_reads_texts_is_quantized(build: Build, form: str, tmp_path: Path) -> None:
-    x = np.random.default_rng(0).normal(size=(8, 1, 8)).astype(np.float32)
-    arrays = {"x": x, "s": np.array([["ab", f"{i}"] for i in range(8)])}
-    np.savez(tmp_path / "data.npz", **arrays)
-    rows = [{"x": a, "s": np.array(b, object)} for a, b in zip(*arrays.values(), strict=True)]
-    data = {
-        "none": None,
-        "arrays": arrays,
-        "file": tmp_path / "data.npz",
-        "generator": (row for row in rows),
-        "list": [{"x": row["x"], "s": list(row["s"])} for row in rows],
-    }
-    result = _quantized(build(TEXTS), data[form], verify=True)
-    assert "2 of 2 layers" in result.summary()
-    assert result.verification is not None
-    assert result.verification.sqnr_db > 10
-    assert not any("object" in note for note in result.notes)
-
-
-def test_a_bfloat16_input_is_refused_in_a_sentence(build: Build) -> None:
-    text = "g (bfloat16[1,8] x) => (float[1,8] y) <float[8,8] w> { c = Cast<to = 1>(x)  y = MatMul(c, w) }"
-    with pytest.raises(
-        UnsupportedModel, match=r"^Input 'x' is bfloat16, which .* cannot be fed .* and Cast it to bfloat16\.$"
-    ):
-        _quantized(build(text), None)
-
-
-def test_what_a_model_wrongly_declares_of_its_shapes_is_corrected_and_told(
-    build: Build, draw: Draw, ran: Ran, sqnr: Sqnr, tmp_path: Path
-) -> None:
-    proto = build(
-        "g (float[1,3,8,8] x) => (float[1,99,3] y) <float[16,3,3,3] w, float[16,16,3,3] v> {"
-        " a = Conv<pads = [1, 1, 1, 1]>(x, w)  r = Relu(a)  y = Conv<pads = [1, 1, 1, 1]>(r, v) }"
-    )
-    proto.graph.value_info.append(onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, [1, 7, 7]))
-    samples = draw(proto, 16)
-    result = _quantized(proto, samples, verify=True)
-    assert "output 'y' declares shape [1, 99, 3], but has [1, 16, 8, 8]" in result.notes
-    result.save(tmp_path / "q.onnx")
-    onnx.checker.check_model(tmp_path / "q.onnx", full_check=True)
-    found = ran((tmp_path / "q.onnx").read_bytes(), samples)
-    assert sqnr([row["y"] for row in ran(proto.SerializeToString(), samples)], [row["y"] for row in found]) > 15
-
-
-def test_a_weight_with_nan_is_named(build: Build, draw: Draw) -> None:
-    proto = build(PLAIN)
-    samples = draw(proto, 8)
-    for tensor in proto.graph.initializer:
-        if tensor.name == "w":
-            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full((8, 8), np.nan, np.float32), "w"))
-    with pytest.raises(BadCalibration, match=r"^Weight 'w' of MatMul 'named 0' holds NaN"):
-        _quantized(proto, samples)
-
-
-BODIES = (
-    "g (float[1,8] x, bool p) => (float[1,8] y) <float[8,8] w, float[8,8] v> { y = If (p) <"
-    " then_branch = a () => (float[1,8] q) { q = MatMul(x, w) }, else_branch = b () => (float[1,8] o) { o = MatMul(x, v) }> }"
-)
-
-
-def test_layers_in_bodies_alone_are_refused_without_an_advice_that_does_not_help(build: Build, draw: Draw) -> None:
-    proto = build(BODIES)
-    with pytest.raises(UnsupportedByTarget, match="inside the body of a control-flow operator") as caught:
-        _quantized(proto, draw(proto, 8))
-    assert "--prefer size" not in str(caught.value)
-    plain = build(PLAIN)
-    with pytest.raises(UnsupportedByTarget, match="--prefer size quantizes the weights all the same"):
-        _quantized(plain, draw(plain, 8), prefer="speed")
-
-
-@pytest.mark.parametrize("mode", ["static", "weight-only"])
-def test_what_is_codes_already_is_not_taken_for_products_of_activations(build: Build, draw: Draw, mode: str) -> None:
-    proto = build(PLAIN)
-    samples = draw(proto, 8)
-    twice = halfeven.inspect(_quantized(proto, samples).model, mode=mode)[0]
-    told = {why for op, why in twice.floats.values() if op == "MatMul"}
-    assert len(told) == 1
-    assert "in the source model" in told.pop()
