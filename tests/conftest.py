@@ -8,6 +8,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ import pytest
 import halfeven
 from halfeven.draft import Batch, Draft, pipeline
 from halfeven.graph.prepare import prepare
+from halfeven.numerics.scheme import QParams
 from halfeven.steps.place import Place
 from halfeven.steps.trace import Trace
 from halfeven.targets.target import Target
@@ -85,6 +87,16 @@ def _placed(model: ir.Model, target: Target, data: Sequence[tuple[str, Batch]], 
     return pipeline(Trace(), Place(**options))(Draft(prepare(model)[0], target), data)  # type: ignore[arg-type]
 
 
+def _tied(draft: Draft) -> Draft:
+    plan = draft.plan
+    for group, quantizer in plan.groups.items():
+        if quantizer.params is not None:
+            scale = np.exp2(np.ceil(np.log2(quantizer.params.scale))).astype(np.float32)
+            params = QParams(quantizer.scheme, scale, quantizer.params.zero_point)
+            plan = plan.with_group(group, replace(quantizer, params=params))
+    return replace(draft, plan=plan)
+
+
 @pytest.fixture(scope="session")
 def build() -> Callable[..., ir.Model]:
     """`build(text, opset=17, **weights)`: `<float[4,3] w>` declares a weight, random by its name if it is not given."""
@@ -101,3 +113,9 @@ def samples() -> Callable[..., Data]:
 def placed() -> Callable[..., Draft]:
     """`placed(model, target, data, **options of Place)`: prepared, traced and placed."""
     return _placed
+
+
+@pytest.fixture(scope="session")
+def tied() -> Callable[[Draft], Draft]:
+    """`tied(draft)`: with scales that are powers of two: sums and products then fall on ties, again and again."""
+    return _tied

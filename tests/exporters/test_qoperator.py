@@ -25,6 +25,7 @@ from halfeven.targets.costs import UNIFORM
 Build = Callable[..., ir.Model]
 Placed = Callable[..., Draft]
 Samples = Callable[..., list]
+Tied = Callable[[Draft], Draft]
 Calibrated = Callable[..., Draft]
 BORDERS = {"QuantizeLinear", "DequantizeLinear"}
 
@@ -84,17 +85,6 @@ def eager(name: str) -> object:
     return replace(TARGETS[name], costs=UNIFORM)
 
 
-def tied(draft: Draft) -> Draft:
-    """With scales that are powers of two: sums and products then fall on ties, again and again."""
-    plan = draft.plan
-    for group, quantizer in plan.groups.items():
-        if quantizer.params is not None:
-            scale = np.exp2(np.ceil(np.log2(quantizer.params.scale))).astype(np.float32)
-            params = QParams(quantizer.scheme, scale, quantizer.params.zero_point)
-            plan = plan.with_group(group, replace(quantizer, params=params))
-    return replace(draft, plan=plan)
-
-
 def assert_same_integers(qdq: ir.Model, qoperator: ir.Model, data: list, *, signed: bool = False) -> None:
     """Outputs, and all codes that both files have under one name, which are all but those of float neighbours."""
     made = {v.name for node in qoperator.graph for v in node.outputs}
@@ -117,7 +107,14 @@ def assert_same_integers(qdq: ir.Model, qoperator: ir.Model, data: list, *, sign
 @pytest.mark.parametrize("ties", [False, True], ids=["free scales", "ties"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_each_operator_gives_the_integers_of_the_qdq_file(
-    build: Build, samples: Samples, placed: Placed, calibrated: Calibrated, name: str, ties: bool, target: str
+    build: Build,
+    samples: Samples,
+    placed: Placed,
+    calibrated: Calibrated,
+    tied: Tied,
+    name: str,
+    ties: bool,
+    target: str,
 ) -> None:
     text, expected = NETWORKS[name]
     model = build(text)

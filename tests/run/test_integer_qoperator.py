@@ -17,7 +17,6 @@ from halfeven.exporters.qoperator import to_qoperator
 from halfeven.graph.lower import lower
 from halfeven.graph.names import name_everything
 from halfeven.importers.qdq import draft_of
-from halfeven.numerics.scheme import QParams
 from halfeven.report.conform import conform
 from halfeven.report.judging import judged
 from halfeven.run.integer.executor import IntegerExecutor
@@ -30,6 +29,7 @@ from halfeven.targets.costs import UNIFORM
 
 Build = Callable[..., ir.Model]
 Samples = Callable[..., list]
+Tied = Callable[[Draft], Draft]
 Placed = Callable[..., Draft]
 HOME = files("halfeven.demo")
 BYTES = (np.uint8, np.int8)
@@ -69,17 +69,6 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def tied(draft: Draft) -> Draft:
-    """With scales that are powers of two, so that sums fall on ties."""
-    plan = draft.plan
-    for group, quantizer in plan.groups.items():
-        if quantizer.params is not None:
-            scale = np.exp2(np.ceil(np.log2(quantizer.params.scale))).astype(np.float32)
-            params = QParams(quantizer.scheme, scale, quantizer.params.zero_point)
-            plan = plan.with_group(group, replace(quantizer, params=params))
-    return replace(draft, plan=plan)
-
-
 def codes_of(model: ir.Model, executor: IntegerExecutor) -> list[str]:
     made = {v.name for node in model.graph for v in node.outputs}
     return [name for name, tensor in executor.tensors.items() if tensor.coded and name in made]
@@ -103,7 +92,7 @@ def assert_the_runtime_s(model: ir.Model, data: list, least: int) -> None:
 @pytest.mark.parametrize("ties", [False, True], ids=["free scales", "ties"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_integer_operators_are_layers_like_those_of_the_qdq_file(
-    build: Build, samples: Samples, placed: Placed, name: str, ties: bool, target: str
+    build: Build, samples: Samples, placed: Placed, tied: Tied, name: str, ties: bool, target: str
 ) -> None:
     text, expected = NETWORKS[name]
     model = build(text)
