@@ -57,6 +57,15 @@ ROWS: dict[str, tuple[str, str, int, int]] = {
     "sentence_encoder": ("sentence_encoder_calib.npz", "", 64, 8),
 }
 
+# Beside the calibration data: pictures that did not calibrate, in a folder or as bytes `x` of an .npz
+TESTS = {
+    "mobilenet_v2": "test",
+    "fmnist_mbv2": "fashion_mnist_test.npz",
+    "fmnist_resnet": "fashion_mnist_test.npz",
+    "ppocr_rec": "test",
+    "ppocr_det": "test",
+}
+
 
 def imagenet_stretch(path: Path) -> Pixels:
     """Picture -> [3, 224, 224]: bicubic to 224 x 224 without keeping the aspect, /255, ImageNet mean and deviation."""
@@ -123,6 +132,26 @@ def feeds(network: Network, start: int, stop: int, batch: int = 1) -> Iterator[F
         yield {n: x[i] if x.ndim > inputs[n] else x[i : min(i + batch, stop)] for n, x in rows.items()}
 
 
+def fashion_mnist(pictures: npt.NDArray[np.generic]) -> Pixels:
+    """Bytes [N, 28, 28] -> [N, 1, 28, 28]: /255, less the data set's mean, over its deviation."""
+    return np.asarray((pictures[:, None].astype(np.float32) / 255 - FASHION_MEAN) / FASHION_STD, np.float32)
+
+
+def held_out(network: Network, count: int) -> list[Feeds]:
+    """At most `count` samples that did not calibrate, one a feed; a network without any ends the program."""
+    if network.test is not None:
+        return list(feeds(replace(network, data=network.test), 0, count))
+    if network.name not in TESTS:
+        raise SystemExit(f"{network.name}: no data that did not calibrate; of the assets {', '.join(TESTS)} have some")
+    test = network.data.parent / TESTS[network.name]
+    if network.preprocess:
+        return list(feeds(replace(network, data=test), 0, count))
+    (name,) = inputs_of(network.model)
+    with np.load(test, allow_pickle=False) as stored:
+        pictures = fashion_mnist(stored["x"][:count])
+    return [{name: pictures[i : i + 1]} for i in range(len(pictures))]
+
+
 def with_samples(network: Network, samples: int) -> Network:
     """The same network, calibrated on `samples` samples."""
     return replace(network, samples=samples)
@@ -143,8 +172,7 @@ def demo() -> Network:
             (name,) = inputs_of(model)
             for source in (data, test):
                 with np.load(source, allow_pickle=False) as archive:
-                    pixels = archive["x"][:, None].astype(np.float32) / 255
-                np.savez(ready / source.name, allow_pickle=False, **{name: (pixels - FASHION_MEAN) / FASHION_STD})
+                    np.savez(ready / source.name, allow_pickle=False, **{name: fashion_mnist(archive["x"])})
             return Network("demo", model, ready / data.name, batch=16, test=ready / test.name)
     raise SystemExit("no network to measure: give --assets DIR, or install halfeven with its demo folder")
 
