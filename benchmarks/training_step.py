@@ -176,10 +176,11 @@ def time_table(arguments: argparse.Namespace, threads: int) -> Table:
     title = (
         f"{threads} thread(s), batch {arguments.batch}, {arguments.size} x {arguments.size}, {arguments.turns} turns"
     )
-    head = ("step", "CPU s", "wall s", *(f"{clock}, times {kind}" for kind in BASES for clock in ("CPU", "wall")))
+    bases = [kind for kind in BASES if kind in found]
+    head = ("step", "CPU s", "wall s", *(f"{clock}, times {kind}" for kind in bases for clock in ("CPU", "wall")))
     table = Table(*head, title=title)
     for kind, seconds in found.items():
-        ratios = [f"{np.median(seconds / found[b], axis=0)[i]:.2f}" for b in BASES if b in found for i in (0, 1)]
+        ratios = [f"{np.median(seconds / found[b], axis=0)[i]:.3f}" for b in bases for i in (0, 1)]
         table.add_row(kind, *(f"{s:.3f}" for s in np.median(seconds, axis=0)), *ratios)
     return table
 
@@ -207,7 +208,7 @@ def memory_table(arguments: argparse.Namespace) -> Table:
         "step",
         "peak MB",
         "above start MB",
-        *(f"{what}, times {kind}" for kind in BASES for what in ("peak", "above")),
+        *(f"{what}, times {kind}" for kind in BASES if kind in arguments.kinds for what in ("peak", "above")),
     )
     table = Table(*head, title=f"memory, batch {arguments.batch}, {arguments.size} x {arguments.size}")
     found: dict[str, np.ndarray] = {}
