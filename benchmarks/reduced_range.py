@@ -55,7 +55,8 @@ BESIDE = (
     "at most",
 )
 EXAMPLES = """examples:
-  python benchmarks/reduced_range.py --keep files                              # the demo network
+  python benchmarks/reduced_range.py                                           # the demo network
+  python benchmarks/reduced_range.py --keep files --samples 20
   qemu-x86_64 -cpu Haswell python benchmarks/reduced_range.py --runtime files --samples 20
   python benchmarks/reduced_range.py --assets DIR
 """
