@@ -167,7 +167,7 @@ def _train(sub: argparse.ArgumentParser) -> None:
         ("--rate", _number, "learning rate of weights (default: 0.0001)"),
         ("--scale-rate", _number, "of scales and zero points (default: 0.001)"),
         ("--warmup", _number, "share of steps in which the rates rise (default: 0.05)"),
-        ("--frozen", _number, "share of steps at the end with BatchNormalization frozen (default: 0.3)"),
+        ("--frozen", _number, "share of steps at the end with BatchNormalization frozen (default: 1, all)"),
         ("--distill", _number, "weight of learning from what the float network returns (default: 1)"),
         ("--features", _number, "weight of learning from tensors inside the float network (default: 0)"),
         ("--damping", _number, "of weights that oscillate between two codes (default: 0)"),

@@ -162,3 +162,18 @@ def test_damping_brings_what_the_quantizer_sees_nearer_to_its_codes() -> None:
         fit(network, readers(data(1).numpy()), recipe)
         found[damping] = distance(network)
     assert found[30.0] < 0.5 * found[0.0], found
+
+
+def test_by_default_statistics_stay_as_estimated_first_and_moving_ranges_move_until_the_end_is_near() -> None:
+    torch.manual_seed(0)
+    network = qat.prepare(Deep(), data(0, FEWEST), weight_bits=4, scales="moving")
+    samples = readers(3 * data(1, FEWEST).numpy())
+    still = copy.deepcopy(network)
+    fit(still, samples, Recipe(epochs=1, rate=0.0, scale_rate=0.0))
+    ranges = [{n: t.clone() for n, t in net.named_buffers() if "quantizers" in n} for net in (network, still)]
+    assert any(not torch.equal(ranges[0][name], ranges[1][name]) for name in ranges[0])
+    kinds: list[set[str]] = []
+    fit(network, samples, Recipe(epochs=1), lambda *_: kinds.append({n.kind for n in network.live_norms().values()}))
+    assert kinds == [{"frozen"}] * 4
+    for name in ("bn.running_mean", "bn.running_var"):
+        assert torch.equal(network.get_buffer(name), still.get_buffer(name))

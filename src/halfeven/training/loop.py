@@ -55,14 +55,17 @@ STATISTICS = 16
 """How many batches the statistics of BatchNormalization are estimated from, at most, before they are frozen."""
 FEWEST = 64
 """How many samples make an estimate; with fewer the statistics stay those that ran along."""
+SETTLED = 0.3
+"""The share of steps at the end in which moving ranges stay, unless `frozen` is less."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How to train.
 
-    `rate` is of weights, `scale_rate` of scales and zero points; `frozen`, the share of steps at the end with
-    BatchNormalization and moving ranges frozen; `distill`, the weight of the distillation of outputs; `features`, that
+    `rate` is of weights, `scale_rate` of scales and zero points; `frozen`, the share of steps at the end in which
+    BatchNormalization keeps its statistics, estimated anew before, and moving ranges stay (these in the last three of
+    ten at most); `distill`, the weight of the distillation of outputs; `features`, that
     of tensors inside, and `feature_tensors`, which (glob patterns on their names or those of their nodes; none: the
     default of `training.features`); `lower_from`, the bits that codes of fewer bits begin with, 0 for none.
     """
@@ -72,7 +75,7 @@ class Recipe:
     rate: float = 1e-4
     scale_rate: float = 1e-3
     warmup: float = 0.05
-    frozen: float = 0.3
+    frozen: float = 1.0
     distill: float = 1.0
     features: float = 0.0
     feature_tensors: tuple[str, ...] = ()
@@ -162,7 +165,7 @@ def fit(
         share = step / total
         if share >= 1 - recipe.frozen and any(norm.kind != "frozen" for norm in live):
             _estimate_statistics(network, readers, recipe)
-        if share >= 1 - recipe.frozen:
+        if share >= 1 - min(recipe.frozen, SETTLED):
             network.freeze_ranges()
         if recipe.lower_from:
             network.raise_bits(_bits_at(share, network, recipe.lower_from))
