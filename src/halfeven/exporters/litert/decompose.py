@@ -7,6 +7,7 @@
     Softplus               log(exp(x) + 1), as max(x, 0) + log(exp(-|x|) + 1)
     Elu                    max(x, 0) + alpha * (exp(min(x, 0)) - 1)
     ReduceL2               sqrt(sum(x**2))
+    Pow                    x * x where the power is 2: TensorFlow Lite Micro has no POW
     Erf                    sign(x) * (1 - t * (a1 + t * (a2 + ...)) * exp(-x**2)), t = 1 / (1 + p |x|): to 1.5e-7
     LSTM, GRU              `recurrent`: step after step
 
@@ -181,6 +182,16 @@ def _erf(op: Op) -> list[Op]:
     return parts.ops
 
 
+def _power(op: Op) -> list[Op]:
+    x, power = _operand(op, 0), _operand(op, 1)
+    held = None if power.coded else power.data
+    if held is None or held.size != 1 or held.ndim > len(x.shape or ()) or float(held.ravel()[0]) != 2.0:
+        return [op]
+    parts = Parts(op)
+    parts.make("Mul", [x, x], x.shape, op.outputs[0])
+    return parts.ops
+
+
 DECOMPOSED: dict[str, Callable[[Op], list[Op]]] = {
     "LayerNormalization": _layer_normalization,
     "InstanceNormalization": _instance_normalization,
@@ -190,4 +201,5 @@ DECOMPOSED: dict[str, Callable[[Op], list[Op]]] = {
     "Elu": _elu,
     "ReduceL2": _reduce_l2,
     "Erf": _erf,
+    "Pow": _power,
 }

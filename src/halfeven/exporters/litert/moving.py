@@ -3,7 +3,8 @@
 Transpose, Identity                         nothing: the order of the axes changes its name
 Reshape, Flatten, Squeeze, Unsqueeze        RESHAPE, of memory as it lies if `layout.regroup` can express it
 Flatten in front of a constant matrix       RESHAPE as it lies, and the matrix' columns in that order
-Slice, Split, Concat, Pad, Gather, Tile     STRIDED_SLICE, SPLIT or SPLIT_V, CONCATENATION, PAD, GATHER, TILE
+Slice, Split, Concat, Pad, Gather, Tile     STRIDED_SLICE, SPLIT or SPLIT_V, CONCATENATION, PAD, GATHER, TILE; a Slice
+                                            of more than four axes is SLICE where it leaves none out
 Expand                                      BROADCAST_TO
 DepthToSpace, SpaceToDepth                  the same; of the mode CRD channels are gathered in front
 """
@@ -18,6 +19,8 @@ from halfeven.exporters.litert.elementwise import common_order
 from halfeven.exporters.litert.layout import Dims, Order, channels_last, plain, regroup, without
 from halfeven.exporters.litert.windows import FixedLengthError, ints, pad, refuse, text
 from halfeven.graph.network import Op, Tensor
+
+MICRO_STRIDED = 4  # axes that STRIDED_SLICE of TensorFlow Lite Micro has at most; its SLICE has five
 
 
 def given(op: Op, port: int, what: str) -> npt.NDArray[np.generic] | None:
@@ -174,9 +177,14 @@ def _strided(
         rows.append((first_, max(last, 0), stride))
         if axis not in touched or last < 0:
             ends_open |= 1 << place
+    made = b.output(output, wire.order)
+    if len(rows) > MICRO_STRIDED and all(stride == 1 for _, _, stride in rows):
+        lengths = [-1 if ends_open >> place & 1 else max(last - low, 0) for place, (low, last, _) in enumerate(rows)]
+        begin, size = b.numbers([low for low, _, _ in rows], "begin"), b.numbers(lengths, "size")
+        b.emit("SLICE", [wire.index, begin, size], [made], "SliceOptions")
+        return
     columns = zip(("begin", "end", "strides"), zip(*rows, strict=True), strict=True)
     begin, end, strides = (b.numbers(column, name) for name, column in columns)
-    made = b.output(output, wire.order)
     b.emit("STRIDED_SLICE", [wire.index, begin, end, strides], [made], "StridedSliceOptions", endMask=ends_open)
 
 
