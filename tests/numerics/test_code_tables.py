@@ -43,13 +43,14 @@ EXACT = {
     "Tanh": lambda x: 2 / (1 + (-2 * x).exp()) - 1,
     "HardSigmoid": lambda x: min(max(x * Decimal(float(np.float32(0.3))) + Decimal("0.5"), Decimal(0)), Decimal(1)),
     "HardSwish": lambda x: x * min(max(x / 6 + Decimal("0.5"), Decimal(0)), Decimal(1)),
+    "Div": lambda x: x / Decimal(float(np.float32(-0.7))),
 }
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 @given(given_=affines, out=affines)
 def test_an_entry_is_the_nearest_code(function: str, given_: Affine, out: Affine) -> None:
-    table = code_table(function, given_, Output(out, -128, 127), attributes={"alpha": 0.3})
+    table = code_table(function, given_, Output(out, -128, 127), attributes={"alpha": 0.3, "divisor": -0.7})
     assert (table.shape, table.min() >= -128, table.max() <= 127) == ((256,), True, True)
     with localcontext() as context:
         context.prec = 30

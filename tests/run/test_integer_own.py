@@ -32,6 +32,7 @@ CASES = {
     "HardSigmoid": "HardSigmoid(a)",
     "LeakyRelu": "LeakyRelu <alpha = 0.3> (a)",
     "Clip": "Clip(a, low, high)",
+    "Div": "Div(a, high)",
     "MatMul": "MatMul(a, m)",
 }
 CONSTANTS = "<int8[4,4,3,3] w, int8[7,5] n, float p, int8 zp, float q, int8 zq, float r, int8 zr, float u, int8 zu,"

@@ -7,6 +7,7 @@ so a device computes no function, it looks one up. `f` is one of
     Relu      max(x, 0)                      Sigmoid      1 / (1 + e^-x)              Requantize   x
     LeakyRelu x, alpha x below 0             Tanh         2 / (1 + e^-2x) - 1         Clip         x, by its limits
     HardSigmoid  min(max(alpha x + beta, 0), 1)           HardSwish    x min(max(x / 6 + 1/2, 0), 1)
+    Div       x / divisor, one number other than 0
 
 Softmax over K codes, with d = (largest code) - c, 0 to 255, from the exponentials E[d] = half_even(2**23 e^(-d sx)):
 
@@ -76,8 +77,9 @@ FUNCTIONS: Mapping[str, Callable[[Doubles, Mapping[str, Any]], Doubles]] = {
     "Tanh": lambda x, _: _tanh(x),
     "HardSigmoid": lambda x, given: np.clip(x * _number(given, "alpha", 0.2) + _number(given, "beta", 0.5), 0.0, 1.0),
     "HardSwish": lambda x, _: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
+    "Div": lambda x, given: x / _number(given, "divisor", 1.0),
 }
-"""By ONNX operator; `given` are its attributes."""
+"""By ONNX operator; `given` are its attributes, of Div its `divisor`."""
 
 
 def code_table(

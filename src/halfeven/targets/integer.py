@@ -25,6 +25,7 @@ INTEGER = Target(
     rules=(
         OpRule(("Conv", "ConvTranspose", "MatMul", "Gemm"), ACT, weight=WEIGHT, fuses=("Relu", "Clip")),
         OpRule(("Add", "Sub", "Mul"), ACT, fuses=("Relu", "Clip")),
+        OpRule(("Div",), ACT, ports=(0,), fuses=("Relu", "Clip")),
         OpRule(("AveragePool", "GlobalAveragePool"), ACT, where=UNDILATED),
         OpRule(("ReduceMean", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Softmax"), ACT),
         OpRule(("LeakyRelu", "PRelu", "Relu", "Clip"), ACT),

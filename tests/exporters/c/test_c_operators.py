@@ -103,6 +103,14 @@ GRAPHS: dict[str, tuple[str, str]] = {
     "tanh": ("lookup", after_conv("y = Tanh (c)", SAME)),
     "hard sigmoid": ("lookup", after_conv("y = HardSigmoid <alpha=0.17, beta=0.4> (c)", SAME)),
     "hard swish": ("lookup", after_conv("y = HardSwish (c)", SAME)),
+    "division by a number, with Relu": (
+        "lookup",
+        after_conv("m = Mul (c, c) d = Div (m, k) y = Relu (d)", SAME, ", float k = {6.0}"),
+    ),
+    "division by a negative number": (
+        "lookup",
+        after_conv("m = Mul (c, c) y = Div (m, k)", SAME, ", float[1] k = {-0.3}"),
+    ),
     "softmax along the last axis": ("softmax", after_conv("y = Softmax (c)", SAME)),
     "softmax along channels": ("softmax", after_conv("y = Softmax <axis=1> (c)", SAME)),
     "average pool, pads counted": (

@@ -53,6 +53,16 @@ def test_a_node_that_needs_real_numbers_is_named(
     assert said.count("\n") == 0
 
 
+def test_a_division_by_several_numbers_is_refused_with_what_to_do(drafted: Callable, tmp_path: Path) -> None:
+    several = ", float[3,1,1] k = {6.0, 5.0, 4.0}"
+    said = refused(
+        drafted(f"{HEAD.format('1,3,6,6')} {CONV}{several}> {{ {LAYER} m = Mul (c, c) y = Div (m, k) }}"),
+        tmp_path / "net.c",
+    )
+    assert said.startswith("Div 'Div_y' has no form in C for bare metal: it does not divide by one number")
+    assert "Multiply by the inverses" in said
+
+
 def test_a_node_kept_in_float_is_refused_with_the_reason(
     build: Callable, samples: Callable, placed: Callable, calibrated: Callable, tmp_path: Path
 ) -> None:

@@ -31,7 +31,9 @@ BUILDERS: Mapping[str, Callable[[Program, Op], None]] = {
     "Sub": elementwise.addition,
     "Mul": elementwise.multiplication,
     "PRelu": elementwise.prelu,
-    **dict.fromkeys(("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish"), elementwise.lookup),
+    **dict.fromkeys(
+        ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Div"), elementwise.lookup
+    ),
     "Requantize": elementwise.identity_of,
     "Softmax": elementwise.softmax,
     "ReduceMean": elementwise.mean,

@@ -88,9 +88,18 @@ def lookup(program: Program, op: Op) -> None:
             refuse(op, "its bounds are not constant", "Make them constant.")
         inner = output_of(wanted, (low, high))
         out = Output(out.affine, min(max(inner.low, out.low), out.high), max(min(inner.high, out.high), out.low))
-    table = code_table(op.kind, given, out, attributes=op.attributes)
+    attributes = op.attributes if op.kind != "Div" else {"divisor": _divisor(program, op)}
+    table = code_table(op.kind, given, out, attributes=attributes)
     entries = program.array(table, np.int8, f"table of {op.name}")
     program.call(op, "lookup", (name,), program.output(op, shape), count=prod(shape), table=entries)
+
+
+def _divisor(program: Program, op: Op) -> float:
+    tensor = op.inputs[1]
+    values = None if tensor is None or tensor.coded else program.known(tensor)
+    if values is None or values.size != 1 or not values.all():
+        refuse(op, "it does not divide by one number other than 0", "Multiply by the inverses instead.")
+    return float(values.ravel()[0])
 
 
 def softmax(program: Program, op: Op, opset: int = 13) -> None:

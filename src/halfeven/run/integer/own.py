@@ -52,7 +52,8 @@ class Looked:
     def __call__(self, op: Op, threads: int = 1) -> Run:
         """The table, looked up."""
         low, dtype = INT8.low, code_type(op.outputs[0])
-        table = code_tables.code_table(op.kind, affine(op, 0), _limits(op), low, op.attributes)
+        attributes = op.attributes if op.kind != "Div" else {"divisor": _divisor(op)}
+        table = code_tables.code_table(op.kind, affine(op, 0), _limits(op), low, attributes)
         return lambda arrays: (code_tables.look_up(given(arrays, 0), table, low).astype(dtype),)
 
 
@@ -68,6 +69,17 @@ def _limits(op: Op) -> Output:
     ]
     clamp = values if op.clamp is None else [max(values[0], op.clamp[0]), min(values[1], op.clamp[1])]
     return result(replace(op, clamp=(clamp[0], clamp[1])))
+
+
+def _divisor(op: Op) -> float:
+    """The one number that a Div divides by; 0 where there is none."""
+    tensor = operand(op, 1)
+    one = tensor is not None and not tensor.coded and tensor.data is not None and tensor.data.size == 1
+    return float(np.asarray(tensor.data).ravel()[0]) if tensor is not None and one else 0.0
+
+
+def _divides(op: Op, _: Network) -> bool:
+    return op.kind != "Div" or _divisor(op) != 0.0
 
 
 def _sum(sign: int) -> Compute:
@@ -158,7 +170,7 @@ INTEGER = Machine(
         Rule(("ReduceMean",), Defined(_mean), UNARY),
         Rule(("AveragePool",), Defined(_average_pool), UNARY),
         Rule(("Softmax",), Defined(_softmax), UNARY),
-        Rule(tuple(code_tables.FUNCTIONS), Looked(), UNARY),
+        Rule(tuple(code_tables.FUNCTIONS), Looked(), (*UNARY, _divides)),
         Rule(
             ("MaxPool", "Resize", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat",
              "Expand", "Gather", "Tile"),
