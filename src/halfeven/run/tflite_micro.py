@@ -13,6 +13,7 @@ import numpy as np
 from halfeven.errors import BadCalibration, BadOption, UnsupportedModel
 
 MISSING = "TensorFlow Lite Micro is not installed: pip install 'halfeven[tflite-micro]'."
+PRINTED = "What it printed before says which operator it lacks, or that the arena is too small."
 ARENA = 16 << 20
 LEAST_ARENA = 1 << 16  # in much less the runtime ends the whole process
 
@@ -89,4 +90,5 @@ def _guarded(path: Path, act: Any) -> Any:
     try:
         return act()
     except (RuntimeError, ValueError) as error:
-        raise UnsupportedModel(f"TensorFlow Lite Micro cannot run '{path}': {' '.join(str(error).split())}") from error
+        said = " ".join(str(error).split()).rstrip(".")
+        raise UnsupportedModel(f"TensorFlow Lite Micro cannot run '{path}': {said}. {PRINTED}") from error
