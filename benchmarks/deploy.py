@@ -1,19 +1,21 @@
-"""What networks score, and how fast they are, in the runtimes that read files other than ONNX.
+"""What networks score, and how fast they are, in every runtime that can be run here, and in C.
 
-For each network and target: quantized with nothing but its data, written in the runtime's format, opened there and
-scored on held-out data by the assets' score.py, through a stand-in for ONNX Runtime's session. Printed: layers that ran
-on codes where the runtime tells (else what the writer's notes say), score of the float file in the same runtime and of
-the int8 one, SQNR against the float network, and int8 over float latency: median of turns that alternate, one thread.
-A network or shape that a runtime refuses has its sentence in the row.
+For each network and way (`ways.py`): quantized with nothing but its data, written in the runtime's format, opened there
+and scored on held-out data by the assets' score.py, through a stand-in for ONNX Runtime's session. Printed: layers that
+ran on codes where the runtime tells (else operators, as the writer says), the number of samples, on these the score of
+the float file in the same runtime and of the int8 one, SQNR against the float network, milliseconds of a sample in
+int8, and int8 over float latency: median of turns that alternate, one thread. C has no float: its latency is over that
+of float in ONNX Runtime. Where a file has one shape, lines of text are padded with zeros to the widest that calibrates,
+for float and int8 alike. A network that a runtime refuses has its sentence in the row.
 """
 
 import argparse
+import functools
 import importlib.util
 import itertools
 import json
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,29 +23,25 @@ from typing import Any
 import measure
 import networks
 import numpy as np
-import onnx_ir as ir
+from ways import WAYS, Way, on_codes, opened, opened_float
 
 import halfeven
-from halfeven.draft import Draft, pipeline
 from halfeven.errors import QuantError
-from halfeven.exporters.formats import FORMATS, exporter_named
-from halfeven.graph.prepare import prepare
 from halfeven.importers.models import read_model
-from halfeven.run.runtimes import Fitted, open_file
+from halfeven.result import Result
+from halfeven.run.runtimes import Fitted
 from halfeven.stats.distance import sqnr_db
-from halfeven.steps.trace import Trace
-from halfeven.targets import TARGETS
 
-FILE = "deploy.json"
-RUN = {"litert": "tflite", "litert-int16": "tflite", "ncnn": "ncnn", "ncnn-x86": "ncnn", "openvino": "openvino-ir",
-       "executorch": "executorch"}  # fmt: skip
-"""Targets that can be run here, and their format."""
+FILE, KEY = "deploy.json", ("network", "target")
 DEFAULT = ("mobilenet_v2", "fmnist_mbv2", "fmnist_resnet", "ppocr_rec", "ppocr_det")
-TURNS = 41
-HEAD = ("network", "target", "on codes", "score, float", "score, int8", "SQNR", "latency")
+USUAL = ("litert", "litert-int16", "ncnn", "ncnn-x86", "openvino", "executorch")
+OF_MANY_WIDTHS = ("ppocr_rec",)
+TURNS, LEAST_TURNS, SECONDS = 41, 5, 60.0
+HEAD = ("network", "target", "on codes", "samples", "score, float", "score, int8", "SQNR", "int8", "latency")
 EXAMPLES = """examples:
   python benchmarks/deploy.py                                                  # the demo network, every runtime
   python benchmarks/deploy.py --assets DIR --networks mobilenet_v2 --targets litert ncnn
+  python benchmarks/deploy.py --assets DIR --targets tflite-micro c --limit 200     # plain loops are slow
   python benchmarks/deploy.py --markdown                                       # print the kept results
 """
 
@@ -91,74 +89,118 @@ def scorer(network: networks.Network) -> Any:
     return module
 
 
-def score_of(network: networks.Network, file: Fitted, limit: int) -> tuple[float | None, float]:
-    """The task's score, where there is one, and SQNR against the float network."""
+@dataclass(frozen=True)
+class Widened:
+    """A session that sees lines of text padded with zeros to one width."""
+
+    inner: Any
+    width: int
+
+    def get_inputs(self) -> Any:
+        """The inputs."""
+        return self.inner.get_inputs()
+
+    def run(self, names: object, feeds: networks.Feeds) -> Any:
+        """All outputs."""
+        return self.inner.run(names, {name: widened(x, self.width) for name, x in feeds.items()})
+
+
+def widened(x: Any, width: int) -> Any:
+    """`x` with zeros behind its last axis, `width` long then; one that is longer is an error."""
+    return np.pad(x, [*[(0, 0)] * (x.ndim - 1), (0, width - x.shape[-1])])
+
+
+def samples_of(network: networks.Network, way: Way) -> tuple[Any, int]:
+    """What calibrates, as quantize takes it, and the one width of lines of text; 0 where they keep their own."""
+    if network.name not in OF_MANY_WIDTHS or not way.fixed:
+        return network.data, 0
+    lines = list(networks.feeds(network, 0, 10**9))
+    width = max(x.shape[-1] for line in lines for x in line.values())
+    return [{name: widened(x, width) for name, x in line.items()} for line in lines], width
+
+
+def score_of(network: networks.Network, file: Fitted, limit: int, width: int) -> measure.Row:
+    """The task's score, where there is one, SQNR against the float network, and of how many samples."""
     module, reference = scorer(network), measure.session(network.model)
     if module is not None:
-        found = module.SCORES[network.name](Session(file), reference, limit)
-        return found["value"], found["sqnr_db"]
+        sessions = [Widened(s, width) if width else s for s in (Session(file), reference)]
+        found = module.SCORES[network.name](*sessions, limit)
+        return {"score": found["value"], "sqnr_db": found["sqnr_db"], "samples": found["count"]}
     assert network.test is not None
     with np.load(network.test, allow_pickle=False) as stored:
         feeds = {name: stored[name][: limit or 200] for name in file.takes}
-    return None, sqnr_db(reference.run(None, feeds)[0], Session(file).run(None, feeds)[0])
+    noise = sqnr_db(reference.run(None, feeds)[0], Session(file).run(None, feeds)[0])
+    return {"score": None, "sqnr_db": noise, "samples": len(next(iter(feeds.values())))}
 
 
-def ratio(file: Fitted, other: Fitted, feeds: networks.Feeds) -> float:
-    """Latency of `file` over that of `other`."""
+def latency(file: Fitted, other: Fitted, feeds: networks.Feeds) -> tuple[float, float]:
+    """Milliseconds of `file`, and its latency over that of `other`; fewer turns where one takes seconds."""
     seconds: tuple[list[float], list[float]] = ([], [])
+    end = time.perf_counter() + SECONDS
     for turn in range(TURNS + 2):
+        if turn > LEAST_TURNS + 1 and time.perf_counter() > end:
+            break
         for kept, run in zip(seconds, (file, other), strict=True):
             start = time.perf_counter()
             run(feeds)
             if turn > 1:
                 kept.append(time.perf_counter() - start)
-    return float(np.median(np.array(seconds[0]) / np.array(seconds[1])))
+    ratios = np.array(seconds[0]) / np.array(seconds[1])
+    return float(np.median(seconds[0])) * 1e3, float(np.median(ratios))
+
+
+@functools.cache
+def quantized(network: networks.Network, way: Way, options: str) -> Result:
+    """Quantized for the target of `way`; its kernels make no difference."""
+    data, width = samples_of(network, way)
+    asked = {"preprocess": None if width else network.preprocess or None, "target": way.target, "verify": False}
+    return halfeven.quantize(network.model, data, **{**asked, **json.loads(options)})
 
 
 def row_of(network: networks.Network, target: str, folder: Path, args: argparse.Namespace) -> measure.Row:
     """One line of the table."""
-    kind, source = RUN[target], read_model(network.model)[0]
-    suffix = FORMATS[kind].suffix
+    way, source = WAYS[target], read_model(network.model)[0]
     row: measure.Row = {"network": network.name, "target": target}
     try:
-        options = json.loads(args.options)
-        asked = {"preprocess": network.preprocess or None, "target": target, "verify": False, **options}
-        notes = halfeven.quantize(network.model, network.data, **asked).save(folder / f"int8{suffix}")
-        file = open_file(folder / f"int8{suffix}", source)
-        sample = next(iter(networks.feeds(network, 0, 1)))
-        layers = file.integer_layers(sample)
-        row["on codes"] = f"{layers[0]} of {layers[1]}" if layers else _said(notes)
-        value, row["sqnr_db"] = score_of(network, file, args.limit)
-        floating = _float_file(source, target, folder / f"float{suffix}", sample)
-        row["score"], row["score_float"] = value, score_of(network, floating, args.limit)[0]
-        row["latency"] = ratio(file, floating, sample)
+        _, width = samples_of(network, way)
+        made = quantized(network, Way(way.target, way.format), args.options)
+        path = folder / f"network{way.suffix}"
+        notes = made.save(path, way.format)
+        file = opened(way, path, source, made.draft)
+        sample = {name: widened(x, max(width, x.shape[-1])) for name, x in next(networks.feeds(network, 0, 1)).items()}
+        row["on codes"] = on_codes(way, file, path, sample, notes)
+        floating = opened_float(way, source, folder / f"float{way.suffix}", sample)
+        row |= score_of(network, file, args.limit, width)
+        row["score_float"] = score_of(network, floating, args.limit, width)["score"]
+        row["ms"], row["latency"] = latency(file, floating, sample)
+        if width:
+            row["width"] = width
     except QuantError as error:
         row["refused"] = str(error).replace(f"{folder}/", "")
     return row
 
 
-def _float_file(source: ir.Model, target: str, path: Path, sample: networks.Feeds) -> Fitted:
-    """The float network in the target's runtime; open axes have the lengths of the sample."""
-    draft = pipeline(Trace())(Draft(prepare(source)[0], TARGETS[target]), [("the sample", sample)])
-    exporter_named(RUN[target])(draft, path)
-    return open_file(path, source)
-
-
-def _said(notes: Sequence[str]) -> str:
-    return next((note.removesuffix(" run on integers") for note in notes if note.endswith("run on integers")), "")
+def kept_samples(row: measure.Row) -> int:
+    """Of how many samples the kept score is that this row would replace."""
+    of = (row["network"], row["target"])
+    return max(
+        (old.get("samples", 0) for old in measure.rows_of(FILE) if (old["network"], old["target"]) == of), default=0
+    )
 
 
 def line(row: measure.Row) -> list[str]:
     """A row as cells."""
     if "refused" in row:
-        return [row["network"], row["target"], row["refused"], "", "", "", ""]
+        return [row["network"], row["target"], row["refused"], *[""] * (len(HEAD) - 3)]
     scores = ["" if row[key] is None else f"{row[key]:.4f}" for key in ("score_float", "score")]
     return [
         row["network"],
         row["target"],
         row["on codes"],
+        str(row["samples"]),
         *scores,
         f"{row['sqnr_db']:.1f} dB",
+        f"{row['ms']:.3g} ms" if "ms" in row else "",
         f"{row['latency']:.2f} x",
     ]
 
@@ -170,7 +212,7 @@ def main() -> None:
     )
     networks.add_options(parser)
     parser.add_argument(
-        "--targets", nargs="+", default=list(RUN), choices=list(RUN), metavar="NAME", help=", ".join(RUN)
+        "--targets", nargs="+", default=list(USUAL), choices=list(WAYS), metavar="NAME", help=", ".join(WAYS)
     )
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="score on so many samples (default: all)")
     parser.add_argument("--options", default="{}", metavar="JSON", help="options of quantize beside the defaults")
@@ -183,8 +225,8 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 row = row_of(network, target, Path(folder), args)
             print(" | ".join(line(row)), flush=True)
-            if args.options == "{}" and not args.limit:
-                measure.keep(FILE, row, ("network", "target"))
+            if args.options == "{}" and ("refused" in row or row["samples"] >= kept_samples(row)):
+                measure.keep(FILE, row, KEY)
     print(measure.markdown(HEAD, [line(row) for row in measure.rows_of(FILE)]))
 
 

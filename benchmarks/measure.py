@@ -153,12 +153,27 @@ def environment() -> Row:
 
 
 def keep(file: str, row: Row, key: Sequence[str]) -> None:
-    """Put `row` into results/`file`, in place of the one with the same values under `key`."""
+    """Put `row` into results/`file`, in place of the one with the same values under `key`.
+
+    The environment of the file is this one; a row that was measured in another says where that differs.
+    """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / file
-    old = json.loads(path.read_text())["rows"] if path.exists() else []
-    rows = [r for r in old if any(r.get(k) != row.get(k) for k in key)] + [row]
-    path.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
+    old = json.loads(path.read_text()) if path.exists() else {"environment": {}, "rows": []}
+    here = environment()
+    rows = [
+        _placed(r, {**old["environment"], **r.get("environment", {})}, here)
+        for r in old["rows"]
+        if any(r.get(k) != row.get(k) for k in key)
+    ]
+    path.write_text(json.dumps({"environment": here, "rows": [*rows, row]}, indent=1) + "\n")
+
+
+def _placed(row: Row, there: Row, here: Row) -> Row:
+    """A row with what its environment has that this one has not."""
+    other = {name: value for name, value in there.items() if here.get(name) != value}
+    plain = {name: value for name, value in row.items() if name != "environment"}
+    return {**plain, "environment": other} if other else plain
 
 
 def rows_of(file: str) -> list[Row]:
