@@ -4,9 +4,9 @@ For each network and way (`ways.py`): quantized with nothing but its data, writt
 and scored on held-out data by the assets' score.py, through a stand-in for ONNX Runtime's session. Printed: layers that
 ran on codes where the runtime tells (else operators, as the writer says), the number of samples, on these the score of
 the float file in the same runtime and of the int8 one, SQNR against the float network, milliseconds of a sample in
-int8, and int8 over float latency: median of turns that alternate, one thread. C has no float: its latency is over that
-of float in ONNX Runtime. Where a file has one shape, lines of text are padded with zeros to the widest that calibrates,
-for float and int8 alike. A network that a runtime refuses has its sentence in the row.
+int8, and int8 over float latency: median of turns that alternate, one thread, CPU time. C has no float: its latency is
+over that of float in ONNX Runtime. Where a file has one shape, lines of text are padded with zeros to the widest that
+calibrates, for float and int8 alike. A network that a runtime refuses has its sentence in the row.
 """
 
 import argparse
@@ -134,17 +134,20 @@ def score_of(network: networks.Network, file: Fitted, limit: int, width: int) ->
 
 
 def latency(file: Fitted, other: Fitted, feeds: networks.Feeds) -> tuple[float, float]:
-    """Milliseconds of `file`, and its latency over that of `other`; fewer turns where one takes seconds."""
+    """Milliseconds of `file`, and its latency over that of `other`; fewer turns where one takes seconds.
+
+    In the processor's time: on a busy machine wall time is longer for the slower of the two, which is interrupted more.
+    """
     seconds: tuple[list[float], list[float]] = ([], [])
     end = time.perf_counter() + SECONDS
     for turn in range(TURNS + 2):
         if turn > LEAST_TURNS + 1 and time.perf_counter() > end:
             break
         for kept, run in zip(seconds, (file, other), strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             run(feeds)
             if turn > 1:
-                kept.append(time.perf_counter() - start)
+                kept.append(time.process_time() - start)
     ratios = np.array(seconds[0]) / np.array(seconds[1])
     return float(np.median(seconds[0])) * 1e3, float(np.median(ratios))
 

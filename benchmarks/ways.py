@@ -34,6 +34,7 @@ from halfeven.graph.prepare import prepare
 from halfeven.report.conform_micro import Numbered
 from halfeven.run.c_program import compiler
 from halfeven.run.litert import Port, open_litert
+from halfeven.run.openvino import open_openvino
 from halfeven.run.ort import OrtExecutor
 from halfeven.run.runtimes import RUNTIMES, Fitted, Runtime, open_file
 from halfeven.run.tflite_micro import open_tflite_micro
@@ -139,7 +140,12 @@ def opened(way: Way, path: Path, source: ir.Model, draft: Draft | None = None) -
         micro = Numbered(open_tflite_micro(path, ARENA), ports.inputs, ports.outputs)
         return _fitted(micro, RUNTIMES[".tflite"], source)
     file = open_file(path, source)
-    return file if way.format != "tflite" else replace(file, run=open_litert(path, way.kernels))
+    match way.format:
+        case "tflite":
+            return replace(file, run=open_litert(path, way.kernels))
+        case "openvino-ir":
+            return replace(file, run=open_openvino(path, threads=1))
+    return file
 
 
 def opened_float(way: Way, source: ir.Model, path: Path, sample: Feeds) -> Fitted:
