@@ -5,8 +5,9 @@ and scored on held-out data by the assets' score.py, through a stand-in for ONNX
 ran on codes where the runtime tells (else operators, as the writer says), the number of samples, on these the score of
 the float file in the same runtime and of the int8 one, SQNR against the float network, milliseconds of a sample in
 int8, and int8 over float latency: median of turns that alternate, one thread, CPU time. C has no float: its latency is
-over that of float in ONNX Runtime. Where a file has one shape, lines of text are padded with zeros to the widest that
-calibrates, for float and int8 alike. A network that a runtime refuses has its sentence in the row.
+over that of float in ONNX Runtime. Where a file has one shape, lines of text are scored padded with zeros to the widest
+that calibrates, for float and int8 alike; of those that calibrate the first alone is padded, which gives the shape. A
+network that a runtime refuses has its sentence in the row.
 """
 
 import argparse
@@ -116,7 +117,8 @@ def samples_of(network: networks.Network, way: Way) -> tuple[Any, int]:
         return network.data, 0
     lines = list(networks.feeds(network, 0, 10**9))
     width = max(x.shape[-1] for line in lines for x in line.values())
-    return [{name: widened(x, width) for name, x in line.items()} for line in lines], width
+    first = {name: widened(x, width) for name, x in lines[0].items()}  # gives the file its shape
+    return [first, *lines[1:]], width
 
 
 def score_of(network: networks.Network, file: Fitted, limit: int, width: int) -> measure.Row:
