@@ -81,8 +81,8 @@ def prepare(
         example_inputs: What the module's forward takes; without `data` the ranges are calibrated with it.
         data: To calibrate with, as for `quantize`.
         target: Name of the target.
-        plan: A plan to follow, calibrated or not. Scales of equalized channels are taken anew from the data, as
-            training leaves channels as they are.
+        plan: A plan to follow, calibrated or not, such as that of `search`, whose weights have bits of their own. Scales
+            of equalized channels are taken anew from the data, as training leaves channels as they are.
         batchnorm: "krishnamoorthi", "jacob" or "frozen" keep BatchNormalization alive, as
             `training.batchnorm` says; "folded" trains the folded weights.
         scales: "log" trains the logarithm of each scale, "linear" the scale itself (LSQ as published; give it a rate of
@@ -163,14 +163,15 @@ def _in_bits(
     draft: Draft, bits: Bits, options: Mapping[str, Any], progress: Progress
 ) -> tuple[Draft, dict[int, QParams[Grid]]]:
     """The draft that the file is made of, and the parameters of groups whose codes in training are of fewer bits."""
+    codes: dict[int, QParams[Grid]] = {g: p for g, q in draft.plan.groups.items() if q.bits and (p := q.rounding)}
     if bits == Bits():
-        return draft, {}
+        return draft, codes
+    if codes and (bits.weights, bits.outer) != (None, None):
+        raise BadOption("weight_bits and first_and_last: the plan says the bits of its weights. Leave them out.")
     model, before = draft.model, draft.plan
     changed = with_bits(model, before, bits)
     fields = {name: value for name, value in options.items() if name in all_options()}
-    calibrate = make_steps(fields)["calibrate"]
-    after = calibrate(replace(draft, plan=changed), (), progress).plan
-    codes: dict[int, QParams[Grid]] = {}
+    after = make_steps(fields)["calibrate"](replace(draft, plan=changed), (), progress).plan
     inner, special = parts_of(model, before).weights, WEIGHT_CODES.get(bits.weights or 0)
     for group, quantizer in after.groups.items():
         grid = special if special is not None and group in inner else quantizer.scheme.grid

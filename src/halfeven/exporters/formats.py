@@ -7,13 +7,16 @@ their format is used.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import wraps
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from halfeven.draft import Draft
 from halfeven.errors import BadOption
+from halfeven.graph.weight_codes import within_bits
 from halfeven.targets import TARGETS
 
 Exporter: TypeAlias = Callable[..., tuple[str, ...]]
@@ -119,7 +122,18 @@ def exporter_named(name: str) -> Exporter:
         raise BadOption(f"--format {name} needs {missing[0]}, which is not installed: pip install 'halfeven[{extra}]'.")
     module, _, function = FORMATS[name].home.partition(":")
     exporter: Exporter = getattr(import_module(module), function)
-    return exporter
+
+    @wraps(exporter)
+    def write(draft: Draft, path: Path, **options: Any) -> tuple[str, ...]:
+        return exporter(in_stored_codes(draft), path, **options)
+
+    return write
+
+
+def in_stored_codes(draft: Draft) -> Draft:
+    """The draft to write: weights that a plan gives fewer bits than a file has codes of have the values of those."""
+    model, plan = within_bits(draft.model, draft.plan)
+    return draft if plan is draft.plan else replace(draft, model=model, plan=plan)
 
 
 def format_of(path: str | Path, name: str | None = None) -> str:

@@ -21,6 +21,7 @@ import onnx_ir as ir
 
 from halfeven.draft import Draft
 from halfeven.errors import UnsupportedByTarget
+from halfeven.exporters.formats import in_stored_codes
 from halfeven.exporters.onnx_codes import codes_tensor, coverage, in_opset, scale_and_zero
 from halfeven.exporters.onnx_dynamic import put_dynamic, split
 from halfeven.graph import ops
@@ -48,6 +49,7 @@ def to_qdq(draft: Draft) -> ir.Model:
         UnsupportedByTarget: a group has no parameters (it was not calibrated), or the target cannot run the plan.
     """
     refuse(draft.target, draft.model, draft.plan)
+    draft = in_stored_codes(draft)
     plan, dynamic = split(draft.plan)
     for site, group in (*plan.sites.items(), *dynamic.items()):
         if draft.plan.groups[group].params is None and draft.plan.groups[group].role != "bias":

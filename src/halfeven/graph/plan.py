@@ -20,6 +20,7 @@ import numpy as np
 
 from halfeven.errors import BadOption, QuantError
 from halfeven.files import write_text
+from halfeven.numerics.grid import IntGrid
 from halfeven.numerics.scheme import QParams, Scheme
 
 VERSION = 1
@@ -33,7 +34,7 @@ LPBQ = "lpbq"
 """The `method` of a weight whose block scales are whole multiples of a channel's: it comes with parameters."""
 KEYS = {
     "the plan": ("halfeven_plan", "scaling", "groups", "floats"),
-    "the group": ("id", "sites", "role", "scheme", "reason", "method", "params"),
+    "the group": ("id", "sites", "role", "scheme", "bits", "reason", "method", "params"),
     "the scheme": ("grid", "tiles", "scale", "zero_point"),
     "params": ("shape", "scale", "zero_point", "threshold"),
 }
@@ -61,10 +62,24 @@ class Quantizer:
     role: Role = "activation"
     params: QParams | None = None
     method: str = ""
+    bits: int | None = None
+    """Of a weight: it has the codes of so many bits alone, fewer than its scheme's, in which a file stores them."""
+
+    @property
+    def codes(self) -> Scheme:
+        """The scheme with the codes that there may be: of `bits` bits, all of them."""
+        own = self.scheme
+        return own if self.bits is None else replace(own, grid=IntGrid(self.bits, own.grid.signed))
+
+    @property
+    def rounding(self) -> QParams | None:
+        """The parameters by which values are rounded to `codes`; None before calibration."""
+        return self.params and replace(self.params, scheme=self.codes)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         out: dict[str, Any] = {"role": self.role, "scheme": self.scheme.to_json(), "reason": self.reason}
+        out |= {} if self.bits is None else {"bits": self.bits}
         if self.method:
             out["method"] = self.method
         if self.params is not None:
@@ -79,7 +94,10 @@ class Quantizer:
         role = data.get("role", "activation")
         if role not in get_args(Role):
             raise ValueError(f"role {role!r} is none of {', '.join(get_args(Role))}")
-        return cls(scheme, _text(data["reason"]), role, params, _text(data.get("method", "")))
+        bits = None if data.get("bits") is None else _whole(data["bits"], "bits")
+        if bits is not None and not (role == "weight" and 2 <= bits < scheme.grid.bits):
+            raise ValueError(f"bits {bits}: a weight may have 2 bits or more, and fewer than its grid's")
+        return cls(scheme, _text(data["reason"]), role, params, _text(data.get("method", "")), bits)
 
 
 @dataclass(frozen=True)
@@ -306,10 +324,10 @@ def _between(was: Quantizer | None, now: Quantizer | None) -> list[tuple[Any, st
         if was is now:
             return []
         return [("quantized", "no longer quantized" if now is None else f"was not quantized, now {now.scheme}")]
-    if was.scheme != now.scheme:
+    if (was.scheme, was.bits) != (now.scheme, now.bits):
         both = was.params is not None and now.params is not None
         scales = _changes(was.params, now.params) if both else []
-        return [("scheme", f"{was.scheme} became {now.scheme}"), *(c for c in scales if c[0] == "scale")]
+        return [("scheme", f"{was.codes} became {now.codes}"), *(c for c in scales if c[0] == "scale")]
     return _changes(was.params, now.params)
 
 

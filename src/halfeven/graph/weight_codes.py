@@ -6,6 +6,8 @@
     "log2"         0 and signed powers of two, of 4 bits          0, 1, 2, 4, ... 64       scale alpha / 64
     2..7           integers                                       the same
 
+A plan may also give each weight its own (`Quantizer.bits`), as a search does; then these are its integers.
+
 Every one of these values is a code times the scale, exactly, so that a file of 8-bit codes holds what was trained.
 Scales begin where the squared error is least: of integers at one of twenty shares of the range, channel by channel.
 """
@@ -19,11 +21,12 @@ import onnx_ir as ir
 
 from halfeven.errors import BadCalibration
 from halfeven.graph.plan import Plan
-from halfeven.graph.weights import array_at
+from halfeven.graph.weights import array_at, put_constant
 from halfeven.numerics.binary import BinaryGrid, TernaryGrid
 from halfeven.numerics.grid import Grid
 from halfeven.numerics.logs import LogGrid
 from halfeven.numerics.quantize import fake_quantize, params_of
+from halfeven.numerics.ragged import fake_quantize_ragged
 from halfeven.numerics.scheme import QParams, ScaleRule, Scheme
 
 WEIGHT_CODES: Mapping[int | str, Grid] = {
@@ -57,6 +60,30 @@ def weight_params(model: ir.Model, plan: Plan, group: int, grid: Grid) -> QParam
     best = np.argmin(errors, axis=0)
     scale = covering.scale * SHARES.astype(np.float32)[best].reshape(covering.scale.shape)
     return replace(covering, scale=np.maximum(scale, np.finfo(np.float32).tiny))
+
+
+def within_bits(model: ir.Model, plan: Plan) -> tuple[ir.Model, Plan]:
+    """A model whose weights of fewer bits than their scheme's have the values of their codes, and the plan of schemes.
+
+    What is made of the two stores no other codes. They are given back as they are where no weight has `bits`, or those
+    that have are not calibrated yet.
+    """
+    held = {group: q for group, q in plan.groups.items() if q.bits is not None and q.params is not None}
+    if not held:
+        return model, plan
+    model = model.clone()
+    nodes = {node.name: node for node in model.graph}
+    for site, group in sorted(plan.sites.items()):
+        if group not in held:
+            continue
+        node, rounding = nodes[site.consumer], held[group].rounding
+        array = array_at(node, site.port)
+        assert array is not None
+        assert rounding is not None
+        values = fake_quantize_ragged(array.astype(np.float32), rounding).astype(array.dtype)
+        plan = plan.reading(site.consumer, site.port, put_constant(node, site.port, values, model))
+    groups = {group: replace(q, bits=None) if group in held else q for group, q in plan.groups.items()}
+    return model, replace(plan, groups=groups)
 
 
 def _errors(x: npt.NDArray[np.float32], params: QParams[Grid]) -> npt.NDArray[np.float64]:

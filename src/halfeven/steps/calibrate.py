@@ -29,6 +29,7 @@ from halfeven.graph import ops
 from halfeven.graph.clamps import clamp_limits
 from halfeven.graph.plan import Plan, Quantizer
 from halfeven.graph.stored_biases import fit_biases
+from halfeven.graph.weight_codes import weight_params
 from halfeven.graph.weights import array_at, let_go
 from halfeven.numerics.quantize import fake_quantize, params_for, params_of
 from halfeven.numerics.scheme import QParams, ScaleRule, Scheme
@@ -202,7 +203,10 @@ def _constants(model: ir.Model, plan: Plan) -> tuple[Plan, list[str]]:
             x = array.astype(np.float32)
             if not np.isfinite(x).all():
                 raise BadCalibration(f"Weight '{site.value}' holds NaN or infinity; it cannot be quantized.")
-            params = _constant_params(x, quantizer.scheme)
+            if quantizer.bits is None:
+                params = _constant_params(x, quantizer.scheme)
+            else:
+                params = replace(weight_params(model, plan, group, quantizer.codes.grid), scheme=quantizer.scheme)
             let_go(ops.constant_of(nodes[site.consumer].inputs[site.port]))
             plan = plan.with_group(group, replace(quantizer, params=params, method="minmax"))
             free.add(group)

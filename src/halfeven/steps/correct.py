@@ -70,4 +70,4 @@ def _params(draft: Draft, node: ir.Node) -> QParams | None:
         return None
     value = node.inputs[1]
     quantizer = draft.plan.at(Site(value.name or "", node.name or "", 1)) if value is not None else None
-    return quantizer.params if quantizer is not None and quantizer.role == "weight" else None
+    return quantizer.rounding if quantizer is not None and quantizer.role == "weight" else None

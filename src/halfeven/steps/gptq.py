@@ -64,7 +64,7 @@ class Gptq:
 
         def work(layer: tuple[ir.Node, int]) -> Rounded | None:
             node, group = layer
-            params = plan.groups[group].params
+            params = plan.groups[group].rounding
             return None if params is None else self._round(node, params, draft.moments[node.name or ""])
 
         for i, rounded in enumerate(in_order(work, layers, min(cores(), AT_ONCE))):
