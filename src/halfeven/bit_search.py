@@ -1,0 +1,270 @@
+"""Searching a width for each weight: what `halfeven search` and `halfeven.search` do.
+
+    found = halfeven.search("model.onnx", "photos/", preprocess="imagenet", bits=(2, 4, 8), budget=4.5)
+    print(found.summary())
+    found.save("mixed.plan.json")
+
+The sensitivities are those of `steps.search`, the choice that of `stats.allocation`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from halfeven import api
+from halfeven.draft import Draft, Progress, no_progress
+from halfeven.errors import BadOption
+from halfeven.feeding import Feed, open_data
+from halfeven.graph.plan import Plan
+from halfeven.options import check_setting, read_config
+from halfeven.stats.allocation import Allocation, allocate, front
+from halfeven.steps.search import Probe, Sensitivities, Weight, searched, with_widths
+from halfeven.targets.check import refuse
+from halfeven.wording import counted
+
+SETTINGS = ("preprocess", "holdout", "limit")
+JUDGED = 32
+SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Point:
+    """A choice of widths: mean bits of a weight, the SQNR that sensitivities predict, that measured; None: it was not."""
+
+    name: str
+    bits: float
+    predicted_db: float
+    measured_db: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        shown = {"name": self.name, "bits": self.bits, "predicted_db": _finite(self.predicted_db)}
+        return shown if self.measured_db is None else {**shown, "measured_db": _finite(self.measured_db)}
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was found. `widths`: of each weight its elements and bits; `uniform`: the same width for all, measured too.
+
+    `front`: the best there is for each mean of bits, as predicted. Figures are of weights alone, activations in float.
+    """
+
+    plan: Plan
+    chosen: Point
+    uniform: tuple[Point, ...]
+    front: tuple[Point, ...]
+    widths: Mapping[str, tuple[int, int]]
+    target: str
+    samples: tuple[int, int]
+    notes: tuple[str, ...] = ()
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON, beside and then renamed."""
+        self.plan.save(path)
+
+    def counts(self) -> list[tuple[int, int, float]]:
+        """Of each width, from the least on: how many weights have it, and what share of all elements these are."""
+        weights, elements = Counter[int](), Counter[int]()
+        for size, bits in self.widths.values():
+            weights[bits] += 1
+            elements[bits] += size
+        return [(bits, weights[bits], elements[bits] / sum(elements.values())) for bits in sorted(weights)]
+
+    def shown_front(self) -> list[Point]:
+        """At most `SHOWN` points of the front, from end to end."""
+        at = np.unique(np.linspace(0, len(self.front) - 1, SHOWN).round().astype(int))
+        return [self.front[i] for i in at]
+
+    @property
+    def sentence(self) -> str:
+        """What was chosen, in one."""
+        shares = ", ".join(f"{bits} bits for {counted(n, 'weight')} ({share:.0%})" for bits, n, share in self.counts())
+        return f"{self.chosen.bits:.2f} bits a weight: {shares}".replace("%", " %")
+
+    def summary(self) -> str:
+        """The choice beside uniform widths, in a few lines."""
+        rows = [self.chosen, *self.uniform]
+        lines = [f"  {p.name:<12} {p.bits:5.2f} bits   SQNR {p.measured_db:.1f} dB" for p in rows]
+        return "\n".join([self.sentence, *lines, *(f"  note: {text}" for text in self.notes)])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "target": self.target,
+            "samples": {"measured": self.samples[0], "judged": self.samples[1]},
+            "chosen": self.chosen.to_json(),
+            "uniform": [point.to_json() for point in self.uniform],
+            "front": [point.to_json() for point in self.front],
+            "widths": {name: {"elements": size, "bits": bits} for name, (size, bits) in self.widths.items()},
+            "notes": list(self.notes),
+        }
+
+
+def search(
+    model: api.Model,
+    data: Any,
+    *,
+    bits: Sequence[int] = (2, 4, 8),
+    budget: float = 4.5,
+    target: str | None = None,
+    preprocess: Any = None,
+    holdout: Any = None,
+    limit: int | None = None,
+    example_inputs: Any = None,
+    config: str | Path | None = None,
+    samples: int = 8,
+    minutes: float | None = None,
+    sensitivities: str | Path | None = None,
+    progress: Progress = no_progress,
+    **options: object,
+) -> Search:
+    """A width for each weight, so that all weights have `budget` bits in the mean and the outputs change least.
+
+    Args:
+        model: As for `quantize`.
+        data: As for `quantize`; needed.
+        bits: The widths to choose from: 2 to those that the target's weights have, mostly 8.
+        budget: The mean of bits over all elements of the weights searched, at most.
+        target: Name of the target.
+        preprocess: As for `quantize`.
+        holdout: Other data to judge the choice with; without it a part of `data` is held out, as by `quantize`.
+        limit: Use at most so many samples.
+        example_inputs: Of a module.
+        config: TOML file with the same options.
+        samples: How many to measure sensitivities with.
+        minutes: End measuring after so long, and choose by what is known then; None: when all is measured.
+        sensitivities: A file to keep them in as they come. A search that finds those of the same network, plan and
+            samples there goes on with them: after an interruption, for another budget, with further widths.
+        progress: Called with (task, done, total).
+        options: Those of the steps `simplify` and `place`; `prefer` is "size" if not given.
+
+    Returns:
+        The plan, for `prepare`, `train` and `quantize`; what it costs beside uniform widths; and the front.
+
+    Raises:
+        BadOption: there are no such widths, the budget is below the least or above the most, or nothing to search.
+        QuantError: as for `quantize`.
+    """
+    bits = _widths(bits)
+    _refuse_figures(bits, budget, samples, minutes)
+    if data is None:
+        raise BadOption("A search needs --data: it measures what each weight costs at the outputs.")
+    top, _ = read_config(config, api.SETTINGS) if config is not None else ({}, {})
+    given = {"preprocess": preprocess, "holdout": holdout, "limit": limit}
+    settings = {k: top.get(k) if v is None else check_setting(k, v) for k, v in given.items()}
+    placing: dict[str, Any] = {"target": target, "example_inputs": example_inputs, "config": config, **options}
+    chosen_here = {} if "prefer" in options or config is not None else {"prefer": "size"}
+    _, draft = api.inspect(model, data, preprocess=settings["preprocess"], **chosen_here, **placing, progress=progress)
+    weights = searched(draft, bits)
+    if not weights:
+        why = f"no weight is quantized for {draft.target.name}; `halfeven inspect` says why"
+        raise BadOption(f"There is nothing to search: {why}.")
+    refuse(draft.target, draft.model, with_widths(draft.plan, {w.group: min(bits) for w in weights}))
+    feed = open_data(draft.model, data, settings, held_out=True)
+    probe = Probe(draft, weights, list(feed.some(samples)))
+    known = Sensitivities.of(probe, None if sensitivities is None else Path(sensitivities))
+    known.measure(probe, bits, math.inf if minutes is None else 60 * minutes, progress)
+    errors, estimated = known.table(probe, bits)
+    notes = () if not estimated else (_unfinished(estimated, errors.size),)
+    return _found(draft, probe, feed, bits, budget, errors, notes, progress)
+
+
+def _found(
+    draft: Draft,
+    probe: Probe,
+    feed: Feed,
+    bits: Sequence[int],
+    budget: float,
+    errors: np.ndarray,
+    notes: tuple[str, ...],
+    progress: Progress,
+) -> Search:
+    """The choice, judged beside uniform widths on what was held out."""
+    weights, sizes = probe.weights, np.array([weight.size for weight in probe.weights])
+    costs, whole = sizes[:, None] * np.array(bits), int(sizes.sum())
+    best = allocate(errors, costs, math.floor(budget * whole + 1e-9))
+    judge = Probe(draft, weights, [sample for _, sample in zip(range(JUDGED), feed.held_out, strict=False)])
+    choices = {"mixed": best.choice, **{f"{b} bits": (j,) * len(weights) for j, b in enumerate(bits)}}
+    points, rows = dict[str, Point](), np.arange(len(weights))
+    for done, (name, choice) in enumerate(choices.items()):
+        progress("judge", done, len(choices))
+        values = judge.rounded(_by_group(weights, bits, choice))
+        error = float(np.mean([judge.error(i, values) for i in range(len(judge.samples))]))
+        mean, predicted = float(costs[rows, list(choice)].sum() / whole), float(errors[rows, list(choice)].sum())
+        points[name] = Point(name, mean, _decibels(predicted), _decibels(error))
+    progress("judge", len(choices), len(choices))
+    within = [name for name, point in points.items() if point.bits <= budget + 1e-9]
+    taken = max(within, key=lambda name: points[name].measured_db or 0.0)
+    if points[taken].measured_db == points["mixed"].measured_db:
+        taken = "mixed"
+    else:
+        notes += (f"what is predicted to be best measured worse than {taken} for all, so that was taken",)
+    if not best.exact:
+        notes += (_gap(best),)
+    curve = tuple(Point("", p.cost / whole, _decibels(p.error)) for p in front(errors, costs))
+    widths = _by_group(weights, bits, choices[taken])
+    return Search(
+        with_widths(draft.plan, widths),
+        points[taken],
+        tuple(point for name, point in points.items() if name != "mixed"),
+        curve,
+        {weight.name: (weight.size, widths[weight.group]) for weight in weights},
+        draft.target.name,
+        (len(probe.samples), len(judge.samples)),
+        (*notes, *feed.said()),
+    )
+
+
+def _by_group(weights: Sequence[Weight], bits: Sequence[int], choice: Sequence[int]) -> dict[int, int]:
+    return {weight.group: bits[j] for weight, j in zip(weights, choice, strict=True)}
+
+
+def _widths(bits: Sequence[int]) -> tuple[int, ...]:
+    """The widths, from the least on."""
+    found = sorted(set(bits)) if all(isinstance(b, int) and not isinstance(b, bool) for b in bits) else []
+    if len(found) < 2 or found[0] < 2 or found[-1] > 8:
+        raise BadOption(f"--bits {','.join(map(str, bits))}: expected two widths or more from 2 to 8, such as 2,4,8.")
+    return tuple(found)
+
+
+def _refuse_figures(bits: Sequence[int], budget: float, samples: int, minutes: float | None) -> None:
+    """Pass if there may be something to choose.
+
+    Raises:
+        BadOption: there is not.
+    """
+    if not isinstance(budget, int | float) or not bits[0] <= budget <= bits[-1]:
+        where = f"the weights can have from {bits[0]} to {bits[-1]} bits in the mean"
+        raise BadOption(f"--budget {budget}: {where}. Choose a budget between, or other --bits.")
+    if not isinstance(samples, int) or samples < 1:
+        raise BadOption(f"--samples {samples}: expected a whole number of at least 1.")
+    if minutes is not None and not (isinstance(minutes, int | float) and minutes > 0):
+        raise BadOption(f"--minutes {minutes}: expected a number above 0.")
+
+
+def _unfinished(estimated: int, total: int) -> str:
+    return (
+        f"{estimated} of {counted(total, 'sensitivity').replace('sensitivitys', 'sensitivities')} are estimated from the "
+        "error of the weight, for want of time; the same search again goes on where this one ended"
+    )
+
+
+def _gap(best: Allocation) -> str:
+    gap = _decibels(best.bound) - _decibels(best.error)
+    return f"there were too many choices to prove that none is better; none is by more than {gap:.2f} dB, as predicted"
+
+
+def _decibels(error: float) -> float:
+    return math.inf if error <= 0 else -10 * math.log10(error)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
