@@ -29,7 +29,7 @@ LAYERS = (
     {"options", "feeding", "result"},
     {"api", "deployment"},
     {"qat"},
-    {"ready_loop"},
+    {"ready_loop", "bit_search"},
     {"halfeven", "demo"},
     {
         "arguments",
@@ -39,6 +39,7 @@ LAYERS = (
         "conforming",
         "deploying",
         "training_run",
+        "searching",
         "number",
         "plotting",
         "printing",
@@ -50,7 +51,7 @@ HEIGHTS = {name: height for height, names in enumerate(LAYERS) for name in names
 DOORS = {
     "PIL": r"data/\w+\.py",
     "halfeven.numerics._native": r"numerics/native\.py",
-    "numpy": r"(?!deferred|errors|version|wording|arguments|cli|commands|completions|conforming|deploying|number\.|plotting|printing|progress|__init__|__main__).*",
+    "numpy": r"(?!deferred|errors|version|wording|arguments|cli|commands|completions|conforming|deploying|number\.|plotting|printing|progress|searching|__init__|__main__).*",
     "ai_edge_litert": r"run/litert\.py",
     "executorch": r"run/executorch\w*\.py",
     "flatbuffers": r"(exporters|importers)/litert/\w+\.py",
@@ -96,6 +97,7 @@ PUBLIC = {
         "prepare",
         "restore",
         "train",
+        "search",
         "compare",
         "conform",
         "open_quantized",

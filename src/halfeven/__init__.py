@@ -14,6 +14,7 @@ defer()
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost a tenth of the start
 if TYPE_CHECKING:
     from halfeven.api import calibrate, inspect, load, quantize, verify
+    from halfeven.bit_search import search
     from halfeven.deployment import compare, open_quantized
     from halfeven.draft import Draft, pipeline
     from halfeven.errors import BadCalibration, BadOption, QuantError, UnsupportedByTarget, UnsupportedModel
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "halfeven.api": ("calibrate", "inspect", "load", "quantize", "verify"),
+    "halfeven.bit_search": ("search",),
     "halfeven.deployment": ("compare", "open_quantized"),
     "halfeven.draft": ("Draft", "pipeline"),
     "halfeven.errors": ("BadCalibration", "BadOption", "QuantError", "UnsupportedByTarget", "UnsupportedModel"),
@@ -99,6 +101,7 @@ __all__ = [
     "prepare",
     "quantize",
     "restore",
+    "search",
     "train",
     "verify",
 ]

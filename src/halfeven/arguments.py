@@ -19,9 +19,13 @@ STEPS_OF = {
     "calibrate": ("simplify", "place", "equalize", "observe"),
     "inspect": ("simplify", "place"),
     "plot": ("simplify", "place", "equalize", "observe", "calibrate"),
+    "search": ("simplify", "place"),
 }
 METAVARS = {"keep_float": "PATTERN", "reduce_range": "PATTERN", "tensors": "PATTERN=METHOD", "calibrate": "METHOD"}
-WITHOUT = dict.fromkeys(("calibrate", "plot"), ("observe_moments", "observe_vectors"))
+WITHOUT = {
+    **dict.fromkeys(("calibrate", "plot"), ("observe_moments", "observe_vectors")),
+    "search": ("bits", "conv_bits"),  # it has --bits of its own
+}
 
 
 def _quantize(sub: argparse.ArgumentParser) -> None:
@@ -128,6 +132,23 @@ def _simulate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--all", action="store_true", help="list every tensor that differs, and every layer")
 
 
+def _search(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="float ONNX model")
+    _data_options(sub, DATA, "preprocess", "limit", required=True)
+    text = "where to write the plan (default: MODEL with .plan.json); what was measured is kept beside it"
+    sub.add_argument("-o", "--output", metavar="FILE", help=text)
+    sub.add_argument("--bits", metavar="LIST", help="widths that a weight may have, from 2 to 8 (default: 2,4,8)")
+    text = "bits that a weight may have in the mean over all elements (default: 4.5)"
+    sub.add_argument("--budget", type=_number, metavar="BITS", help=text)
+    text = "to measure with; each is a run for each weight and width (default: 8)"
+    sub.add_argument("--samples", type=_whole, metavar="N", help=text)
+    text = "end measuring after so long and choose by what is known; the same command goes on there"
+    sub.add_argument("--minutes", type=_number, metavar="M", help=text)
+    sub.add_argument(
+        "--holdout", metavar="DATA", help="data to judge with (default: a fifth of --data, at most 32 samples)"
+    )
+
+
 def _train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help="float ONNX model")
     text = f"{DATA}, to train with; without labels the network learns from the float one"
@@ -212,6 +233,7 @@ ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "diff": _diff,
     "conform": _conform,
     "simulate": _simulate,
+    "search": _search,
     "train": _train,
     "demo": _demo,
     "number": _number_options,

@@ -4,7 +4,10 @@
     print(found.summary())
     found.save("mixed.plan.json")
 
-The sensitivities are those of `steps.search`, the choice that of `stats.allocation`.
+The sensitivities are those of `steps.search`, the choice that of `stats.allocation`. What sensitivities cannot tell is
+that errors which are large add up to more than their sum: what one layer has ruined, those behind it ruin further. So
+the sums of their powers, `POWERS`, are minimised too, which avoids large ones, and of these few choices and the uniform
+widths within the budget the one is taken whose outputs, measured with all weights rounded, are nearest to the float ones.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from halfeven.wording import counted
 
 SETTINGS = ("preprocess", "holdout", "limit")
 JUDGED = 32
+POWERS = (1.0, 1.25, 1.5, 2.0)
 SHOWN = 12
 
 
@@ -83,6 +87,10 @@ class Search:
         at = np.unique(np.linspace(0, len(self.front) - 1, SHOWN).round().astype(int))
         return [self.front[i] for i in at]
 
+    def compared(self) -> list[Point]:
+        """The choice and the uniform widths, by bits."""
+        return sorted({point.name: point for point in (*self.uniform, self.chosen)}.values(), key=lambda p: p.bits)
+
     @property
     def sentence(self) -> str:
         """What was chosen, in one."""
@@ -91,8 +99,7 @@ class Search:
 
     def summary(self) -> str:
         """The choice beside uniform widths, in a few lines."""
-        rows = [self.chosen, *self.uniform]
-        lines = [f"  {p.name:<12} {p.bits:5.2f} bits   SQNR {p.measured_db:.1f} dB" for p in rows]
+        lines = [f"  {p.name:<8} {p.bits:5.2f} bits   SQNR {p.measured_db:.1f} dB" for p in self.compared()]
         return "\n".join([self.sentence, *lines, *(f"  note: {text}" for text in self.notes)])
 
     def to_json(self) -> dict[str, Any]:
@@ -190,31 +197,33 @@ def _found(
     """The choice, judged beside uniform widths on what was held out."""
     weights, sizes = probe.weights, np.array([weight.size for weight in probe.weights])
     costs, whole = sizes[:, None] * np.array(bits), int(sizes.sum())
-    best = allocate(errors, costs, math.floor(budget * whole + 1e-9))
+    uniform = {f"{b} bits": (j,) * len(weights) for j, b in enumerate(bits)}
+    most = math.floor(budget * whole + 1e-9)
+    found = [allocate(errors**power, costs, most) for power in POWERS]
+    within = [uniform[f"{b} bits"] for b in bits if b * whole <= most]
+    tried = dict.fromkeys([allocation.choice for allocation in found] + within)
+    for done, choice in enumerate(tried):
+        progress("compare", done, len(tried))
+        tried[choice] = probe.whole(_by_group(weights, bits, choice))
+    chosen = min(tried, key=lambda choice: tried[choice] or 0.0)
     judge = Probe(draft, weights, [sample for _, sample in zip(range(JUDGED), feed.held_out, strict=False)])
-    choices = {"mixed": best.choice, **{f"{b} bits": (j,) * len(weights) for j, b in enumerate(bits)}}
     points, rows = dict[str, Point](), np.arange(len(weights))
-    for done, (name, choice) in enumerate(choices.items()):
-        progress("judge", done, len(choices))
-        values = judge.rounded(_by_group(weights, bits, choice))
-        error = float(np.mean([judge.error(i, values) for i in range(len(judge.samples))]))
+    for done, (name, choice) in enumerate({**uniform, "mixed": chosen}.items()):
+        progress("judge", done, len(uniform) + 1)
         mean, predicted = float(costs[rows, list(choice)].sum() / whole), float(errors[rows, list(choice)].sum())
+        error = judge.whole(_by_group(weights, bits, choice))
         points[name] = Point(name, mean, _decibels(predicted), _decibels(error))
-    progress("judge", len(choices), len(choices))
-    within = [name for name, point in points.items() if point.bits <= budget + 1e-9]
-    taken = max(within, key=lambda name: points[name].measured_db or 0.0)
-    if points[taken].measured_db == points["mixed"].measured_db:
-        taken = "mixed"
-    else:
-        notes += (f"what is predicted to be best measured worse than {taken} for all, so that was taken",)
-    if not best.exact:
-        notes += (_gap(best),)
+    taken = next((name for name, choice in uniform.items() if choice == chosen), "mixed")
+    if taken != "mixed":
+        notes += (f"no mixture within the budget measured better than {taken} for all, so that was taken",)
+    if not found[0].exact:
+        notes += (_gap(found[0]),)
     curve = tuple(Point("", p.cost / whole, _decibels(p.error)) for p in front(errors, costs))
-    widths = _by_group(weights, bits, choices[taken])
+    widths = _by_group(weights, bits, chosen)
     return Search(
         with_widths(draft.plan, widths),
         points[taken],
-        tuple(point for name, point in points.items() if name != "mixed"),
+        tuple(points[name] for name in uniform),
         curve,
         {weight.name: (weight.size, widths[weight.group]) for weight in weights},
         draft.target.name,

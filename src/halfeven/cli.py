@@ -214,6 +214,10 @@ def _imported(name: str) -> Command:
         from halfeven.training_run import train
 
         return train
+    if name == "search":
+        from halfeven.searching import search
+
+        return search
     if name == "plot":
         from halfeven.plotting import plot
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from halfeven.wording import counted, share
 
 if TYPE_CHECKING:
+    from halfeven.bit_search import Search
     from halfeven.numerics.number import Spelled
     from halfeven.report.beside import Beside
     from halfeven.report.conform import Conformity
@@ -166,6 +167,29 @@ def print_formats(number: str, rows: "Sequence[Spelled]") -> None:
     _table(values, ("", "value", "error", "next below", "next above"), numbers=(2,))
     print()
     _table([(r.format, r.hex, r.bits, r.formula) for r in rows], ("", "hex", "bits", "value"))
+
+
+def print_search(model: str, output: Path, kept: Path, found: "Search") -> None:
+    """The choice, beside uniform widths; the front; where things are."""
+    print(f"{model} -> {output}")
+    say(f"{found.sentence}, of {counted(len(found.widths), 'weight')} for {found.target}")
+    measured, judged = found.samples
+    print()
+    rows = [(p.name, f"{p.bits:.2f}", _db(p.predicted_db), _db(p.measured_db or 0.0)) for p in found.compared()]
+    _table(rows, ("weights of", "mean bits", "predicted SQNR", "measured SQNR"), numbers=(1, 2, 3))
+    print()
+    _table(
+        [(f"{p.bits:.2f}", _db(p.predicted_db)) for p in found.shown_front()],
+        ("mean bits", "best predicted SQNR"),
+        numbers=(0, 1),
+    )
+    print()
+    say(
+        f"predicted from {counted(measured, 'sample')}, one weight at a time; measured on {counted(judged, 'sample')} "
+        "held out; weights alone, activations in float"
+    )
+    say(f"sensitivities are kept in {kept}: another --budget costs no further measuring")
+    print_notes(found.notes)
 
 
 def print_conformity(model: str, found: "Conformity", *, everything: bool) -> None:

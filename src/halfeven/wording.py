@@ -10,6 +10,7 @@ EPILOG = """examples:
   halfeven quantize model.onnx --stats stats.json
   halfeven export model.int8.onnx -o model.tflite
   halfeven diff a.int8.onnx b.int8.onnx
+  halfeven search model.onnx --data photos/ --budget 4
   halfeven number 123.45             in float32, float16, float8, fixed point
 
 exit status:
@@ -29,6 +30,7 @@ SUMMARIES = {
     "diff": "say in which scales, types and nodes two quantizations differ",
     "conform": "run a quantized model in runtimes, each beside its simulator",
     "simulate": "compute the integers of a machine that is not at hand",
+    "search": "choose how many bits each weight has, within a budget",
     "train": "train a model quantized, and judge what it became",
     "demo": "quantize the network and data shipped with Halfeven",
     "number": "show a number in float, fixed-point and integer formats",
@@ -66,6 +68,11 @@ EXAMPLES = {
         "halfeven conform model.int8.onnx --runtimes onnxruntime,litert,openvino",
     ),
     "simulate": ("halfeven simulate model.int8.onnx --profile onnxruntime@x86-avx2",),
+    "search": (
+        "halfeven search model.onnx --data photos/ --preprocess imagenet --budget 4 -o mixed.plan.json",
+        "halfeven quantize model.onnx --data photos/ --preprocess imagenet --plan mixed.plan.json",
+        "halfeven train model.onnx --data photos/ --preprocess imagenet --plan mixed.plan.json",
+    ),
     "train": (
         "halfeven train model.onnx --data photos/ --preprocess imagenet",
         "halfeven train model.onnx --data train.npz --labels classes.txt --epochs 9",
@@ -92,6 +99,7 @@ USAGES = {
     "diff": "diff A B [--model MODEL --data DATA]",
     "conform": "conform MODEL [--data DATA] [--runtimes NAMES]",
     "simulate": "simulate MODEL --profile NAME [--data DATA]",
+    "search": "search MODEL --data DATA [--bits LIST] [--budget BITS] [-o FILE]",
     "train": "train MODEL --data DATA [-o FILE]",
     "demo": "demo [-o FOLDER]",
     "number": "number NUMBER [--q M.N] [--hex] [--scale S]",

@@ -156,6 +156,11 @@ class Probe:
         mean = float(np.mean(noise))
         return min(mean, WORST) if np.isfinite(mean) else WORST
 
+    def whole(self, widths: Mapping[int, int]) -> float:
+        """The mean error over all samples with weights of groups in so many bits."""
+        values = self.rounded(widths)
+        return float(np.mean([self.error(i, values) for i in range(len(self.samples))]))
+
     def lost(self, group: int, bits: int) -> float:
         """The squared error of a weight itself, by its power."""
         values = self.rounded({group: bits})
