@@ -6,8 +6,8 @@
 
 The sensitivities are those of `steps.search`, the choice that of `stats.allocation`. What sensitivities cannot tell is
 that errors which are large add up to more than their sum: what one layer has ruined, those behind it ruin further. So
-the sums of their powers, `POWERS`, are minimised too, which avoids large ones, and of these few choices and the uniform
-widths within the budget the one is taken whose outputs, measured with all weights rounded, are nearest to the float ones.
+the sums of their powers, `POWERS`, are minimised too, which avoids large ones. Of these few choices and the uniform
+widths within the budget that one is taken whose outputs, measured with all weights rounded, are nearest to the float.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from halfeven import api
 from halfeven.draft import Draft, Progress, no_progress
@@ -34,6 +35,7 @@ from halfeven.targets.check import refuse
 from halfeven.wording import counted
 
 SETTINGS = ("preprocess", "holdout", "limit")
+Choice: TypeAlias = tuple[int, ...]
 JUDGED = 32
 POWERS = (1.0, 1.25, 1.5, 2.0)
 SHOWN = 12
@@ -41,7 +43,7 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class Point:
-    """A choice of widths: mean bits of a weight, the SQNR that sensitivities predict, that measured; None: it was not."""
+    """A choice of widths: mean bits of a weight, the SQNR that sensitivities predict, and that measured, if it was."""
 
     name: str
     bits: float
@@ -164,12 +166,14 @@ def search(
     _refuse_figures(bits, budget, samples, minutes)
     if data is None:
         raise BadOption("A search needs --data: it measures what each weight costs at the outputs.")
-    top, _ = read_config(config, api.SETTINGS) if config is not None else ({}, {})
+    top, steps = read_config(config, api.SETTINGS) if config is not None else ({}, {})
+    steps |= options
     given = {"preprocess": preprocess, "holdout": holdout, "limit": limit}
     settings = {k: top.get(k) if v is None else check_setting(k, v) for k, v in given.items()}
     placing: dict[str, Any] = {"target": target, "example_inputs": example_inputs, "config": config, **options}
-    chosen_here = {} if "prefer" in options or config is not None else {"prefer": "size"}
-    _, draft = api.inspect(model, data, preprocess=settings["preprocess"], **chosen_here, **placing, progress=progress)
+    if "prefer" not in steps:
+        placing["prefer"] = "size"
+    _, draft = api.inspect(model, data, preprocess=settings["preprocess"], **placing, progress=progress)
     weights = searched(draft, bits)
     if not weights:
         why = f"no weight is quantized for {draft.target.name}; `halfeven inspect` says why"
@@ -180,60 +184,84 @@ def search(
     known = Sensitivities.of(probe, None if sensitivities is None else Path(sensitivities))
     known.measure(probe, bits, math.inf if minutes is None else 60 * minutes, progress)
     errors, estimated = known.table(probe, bits)
-    notes = () if not estimated else (_unfinished(estimated, errors.size),)
-    return _found(draft, probe, feed, bits, budget, errors, notes, progress)
+    notes = (*known.notes, *([_unfinished(estimated, errors.size)] if estimated else []))
+    return _found(draft, probe, feed, _Choices(weights, bits, errors), budget, notes, progress)
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """Weights, widths and errors (weights, widths): what a choice, an index of a width for each weight, comes to."""
+
+    weights: tuple[Weight, ...]
+    bits: tuple[int, ...]
+    errors: npt.NDArray[np.float64]
+
+    @property
+    def costs(self) -> npt.NDArray[np.int64]:
+        """Bits, (weights, widths)."""
+        return np.multiply.outer([weight.size for weight in self.weights], self.bits).astype(np.int64)
+
+    @property
+    def elements(self) -> int:
+        """Of all weights."""
+        return sum(weight.size for weight in self.weights)
+
+    def uniform(self) -> dict[str, Choice]:
+        """The choices of one width for all, by name."""
+        return {f"{b} bits": (j,) * len(self.weights) for j, b in enumerate(self.bits)}
+
+    def widths(self, choice: Choice) -> dict[int, int]:
+        """Bits by group."""
+        return {weight.group: self.bits[j] for weight, j in zip(self.weights, choice, strict=True)}
+
+    def point(self, name: str, choice: Choice, probe: Probe) -> Point:
+        """A choice, predicted and measured."""
+        rows, at = np.arange(len(self.weights)), list(choice)
+        mean, predicted = self.costs[rows, at].sum() / self.elements, float(self.errors[rows, at].sum())
+        return Point(name, float(mean), _decibels(predicted), _decibels(probe.whole(self.widths(choice))))
+
+    def front(self) -> tuple[Point, ...]:
+        """The best there is for each mean of bits, as predicted."""
+        return tuple(Point("", p.cost / self.elements, _decibels(p.error)) for p in front(self.errors, self.costs))
+
+    def best(self, budget: float, probe: Probe, progress: Progress) -> tuple[Choice, tuple[str, ...]]:
+        """What measures best of the few choices that the module's text tells of, and sentences on it."""
+        most = math.floor(budget * self.elements + 1e-9)
+        found = [allocate(self.errors**power, self.costs, most) for power in POWERS]
+        uniform = {name: choice for name, choice in self.uniform().items() if self.bits[choice[0]] <= budget}
+        tried, errors = list(dict.fromkeys([*(a.choice for a in found), *uniform.values()])), []
+        for done, choice in enumerate(tried):
+            progress("compare", done, len(tried))
+            errors.append(probe.whole(self.widths(choice)))
+        chosen = tried[int(np.argmin(errors))]
+        notes = [
+            f"no mixture measured better than {n}, so that is taken for all" for n, c in uniform.items() if c == chosen
+        ]
+        return chosen, (*notes, *([] if found[0].exact else [_gap(found[0])]))
 
 
 def _found(
-    draft: Draft,
-    probe: Probe,
-    feed: Feed,
-    bits: Sequence[int],
-    budget: float,
-    errors: np.ndarray,
-    notes: tuple[str, ...],
-    progress: Progress,
+    draft: Draft, probe: Probe, feed: Feed, choices: _Choices, budget: float, notes: tuple[str, ...], progress: Progress
 ) -> Search:
     """The choice, judged beside uniform widths on what was held out."""
-    weights, sizes = probe.weights, np.array([weight.size for weight in probe.weights])
-    costs, whole = sizes[:, None] * np.array(bits), int(sizes.sum())
-    uniform = {f"{b} bits": (j,) * len(weights) for j, b in enumerate(bits)}
-    most = math.floor(budget * whole + 1e-9)
-    found = [allocate(errors**power, costs, most) for power in POWERS]
-    within = [uniform[f"{b} bits"] for b in bits if b * whole <= most]
-    tried = dict.fromkeys([allocation.choice for allocation in found] + within)
-    for done, choice in enumerate(tried):
-        progress("compare", done, len(tried))
-        tried[choice] = probe.whole(_by_group(weights, bits, choice))
-    chosen = min(tried, key=lambda choice: tried[choice] or 0.0)
-    judge = Probe(draft, weights, [sample for _, sample in zip(range(JUDGED), feed.held_out, strict=False)])
-    points, rows = dict[str, Point](), np.arange(len(weights))
-    for done, (name, choice) in enumerate({**uniform, "mixed": chosen}.items()):
-        progress("judge", done, len(uniform) + 1)
-        mean, predicted = float(costs[rows, list(choice)].sum() / whole), float(errors[rows, list(choice)].sum())
-        error = judge.whole(_by_group(weights, bits, choice))
-        points[name] = Point(name, mean, _decibels(predicted), _decibels(error))
-    taken = next((name for name, choice in uniform.items() if choice == chosen), "mixed")
-    if taken != "mixed":
-        notes += (f"no mixture within the budget measured better than {taken} for all, so that was taken",)
-    if not found[0].exact:
-        notes += (_gap(found[0]),)
-    curve = tuple(Point("", p.cost / whole, _decibels(p.error)) for p in front(errors, costs))
-    widths = _by_group(weights, bits, chosen)
+    chosen, said = choices.best(budget, probe, progress)
+    judge = Probe(draft, choices.weights, list(islice(feed.held_out, JUDGED)))
+    named, points = {**choices.uniform(), "mixed": chosen}, dict[str, Point]()
+    for done, (name, choice) in enumerate(named.items()):
+        progress("judge", done, len(named))
+        points[name] = choices.point(name, choice, judge)
+    widths = choices.widths(chosen)
+    taken = next((name for name, choice in named.items() if choice == chosen), "mixed")
     return Search(
         with_widths(draft.plan, widths),
         points[taken],
-        tuple(points[name] for name in uniform),
-        curve,
-        {weight.name: (weight.size, widths[weight.group]) for weight in weights},
+        tuple(points[name] for name in choices.uniform()),
+        choices.front(),
+        {weight.name: (weight.size, widths[weight.group]) for weight in choices.weights},
         draft.target.name,
         (len(probe.samples), len(judge.samples)),
-        (*notes, *feed.said()),
+        (*notes, *said, *feed.said()),
     )
-
-
-def _by_group(weights: Sequence[Weight], bits: Sequence[int], choice: Sequence[int]) -> dict[int, int]:
-    return {weight.group: bits[j] for weight, j in zip(weights, choice, strict=True)}
 
 
 def _widths(bits: Sequence[int]) -> tuple[int, ...]:
@@ -261,8 +289,8 @@ def _refuse_figures(bits: Sequence[int], budget: float, samples: int, minutes: f
 
 def _unfinished(estimated: int, total: int) -> str:
     return (
-        f"{estimated} of {counted(total, 'sensitivity').replace('sensitivitys', 'sensitivities')} are estimated from the "
-        "error of the weight, for want of time; the same search again goes on where this one ended"
+        f"{estimated} of {total} sensitivities are estimated from the error of the weight, for want of time; the same "
+        "search again goes on where this one ended"
     )
 
 

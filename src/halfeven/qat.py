@@ -81,8 +81,8 @@ def prepare(
         example_inputs: What the module's forward takes; without `data` the ranges are calibrated with it.
         data: To calibrate with, as for `quantize`.
         target: Name of the target.
-        plan: A plan to follow, calibrated or not, such as that of `search`, whose weights have bits of their own. Scales
-            of equalized channels are taken anew from the data, as training leaves channels as they are.
+        plan: A plan to follow, calibrated or not, such as that of `search`, whose weights have bits of their own.
+            Scales of equalized channels are taken anew from the data, as training leaves channels as they are.
         batchnorm: "krishnamoorthi", "jacob" or "frozen" keep BatchNormalization alive, as
             `training.batchnorm` says; "folded" trains the folded weights.
         scales: "log" trains the logarithm of each scale, "linear" the scale itself (LSQ as published; give it a rate of

@@ -69,9 +69,8 @@ EXAMPLES = {
     ),
     "simulate": ("halfeven simulate model.int8.onnx --profile onnxruntime@x86-avx2",),
     "search": (
-        "halfeven search model.onnx --data photos/ --preprocess imagenet --budget 4 -o mixed.plan.json",
-        "halfeven quantize model.onnx --data photos/ --preprocess imagenet --plan mixed.plan.json",
-        "halfeven train model.onnx --data photos/ --preprocess imagenet --plan mixed.plan.json",
+        "halfeven search model.onnx --data photos/ --preprocess imagenet",
+        "halfeven search model.onnx --data x.npz --bits 2,4,8 --budget 4 -o mixed.json",
     ),
     "train": (
         "halfeven train model.onnx --data photos/ --preprocess imagenet",
@@ -99,7 +98,7 @@ USAGES = {
     "diff": "diff A B [--model MODEL --data DATA]",
     "conform": "conform MODEL [--data DATA] [--runtimes NAMES]",
     "simulate": "simulate MODEL --profile NAME [--data DATA]",
-    "search": "search MODEL --data DATA [--bits LIST] [--budget BITS] [-o FILE]",
+    "search": "search MODEL --data DATA [--budget BITS] [-o FILE]",
     "train": "train MODEL --data DATA [-o FILE]",
     "demo": "demo [-o FOLDER]",
     "number": "number NUMBER [--q M.N] [--hex] [--scale S]",

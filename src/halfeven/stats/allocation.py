@@ -4,21 +4,22 @@
 
 That is the multiple-choice knapsack. Two answers, of which the second is built on the first:
 
-    Lagrangian  each weight has its points (cost, error) and their lower convex hull. Beginning with the least costs, the
-                step of the steepest slope is taken next, whichever weight has it. After each step the choice is the best
-                there is for the cost that it has; these choices are the Pareto front (Shoham and Gersho 1988, "Efficient
-                bit allocation for an arbitrary set of quantizers", section III; HAWQ-V2, arXiv:1911.03852, takes the
-                front of a sum of sensitivities likewise). A budget between two of them leaves room over. What a part of
-                the next step would give is a bound that no choice beats (Sinha and Zoltners 1979).
+    Lagrangian  each weight has its points (cost, error) and their lower convex hull. Beginning with the least costs,
+                the step of the steepest slope is taken next, whichever weight has it. After each step the choice is the
+                best there is for the cost that it has (Shoham and Gersho 1988, "Efficient bit allocation for an
+                arbitrary set of quantizers"; HAWQ-V2, arXiv:1911.03852, takes its choice from the Pareto front of
+                summed sensitivities). A budget between two of these leaves room over; what a part of the next step
+                would give is a bound that no choice beats (Sinha and Zoltners 1979).
     exact       weights are added one by one, and of all choices for those so far the ones are kept that no other beats
                 in both cost and error (Nemhauser and Ullmann 1969) and whose bound, that of the weights still to come
                 included, is below the best answer known. What is left at the end is the optimum.
 
-Bounds leave few choices: some thousand for hundreds of weights. Should there be more than `MOST`, the Lagrangian answer,
-filled up with the steps that still fit, is given, and `bound` says how far the optimum may lie below it.
+Bounds leave few choices, also for hundreds of weights. Should there be more than `MOST`, the Lagrangian answer, filled
+up with the steps that still fit, is given, and `bound` says how far the optimum may lie below it.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -118,7 +119,7 @@ def _steps(errors: Doubles, costs: Counts, hulls: list[list[int]]) -> list[_Step
 
 
 def _pairs(hull: list[int]) -> list[tuple[int, int]]:
-    return list(zip(hull, hull[1:], strict=False))
+    return list(pairwise(hull))
 
 
 def _filled(errors: Doubles, costs: Counts, hulls: list[list[int]], budget: int) -> Allocation:

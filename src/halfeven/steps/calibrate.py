@@ -4,7 +4,8 @@
                  average, which merged statistics have none of, becomes minmax, and a note says so. Auto is minmax where
                  statistics are assumed, not observed
     constant     minimum and maximum of the tensor itself; weights per channel. Of powers of two the covering one, its
-                 half or its quarter, whichever has the least squared error
+                 half or its quarter, whichever has the least squared error. Weights of fewer bits than their scheme's:
+                 that of the least squared error (graph/weight_codes.py)
     bias         scale = input scale * weight scale, no freedom; but a bias too large for int32 at that scale has the
                  weight's scale of its channel raised until it fits (a dead channel's tiny weights otherwise ruin it),
                  and so has one whose scale would be no normal float32, which XNNPACK refuses.
@@ -203,10 +204,10 @@ def _constants(model: ir.Model, plan: Plan) -> tuple[Plan, list[str]]:
             x = array.astype(np.float32)
             if not np.isfinite(x).all():
                 raise BadCalibration(f"Weight '{site.value}' holds NaN or infinity; it cannot be quantized.")
-            if quantizer.bits is None:
-                params = _constant_params(x, quantizer.scheme)
-            else:
-                params = replace(weight_params(model, plan, group, quantizer.codes.grid), scheme=quantizer.scheme)
+            params = _constant_params(x, quantizer.scheme)
+            if quantizer.bits is not None:
+                begun = weight_params(model, plan, group, quantizer.codes.grid)
+                params = replace(params, scale=begun.scale, zero_point=begun.zero_point)
             let_go(ops.constant_of(nodes[site.consumer].inputs[site.port]))
             plan = plan.with_group(group, replace(quantizer, params=params, method="minmax"))
             free.add(group)

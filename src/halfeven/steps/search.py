@@ -4,9 +4,9 @@
 
 f is the float network; one weight at a time is rounded, with the scale that a plan of this width begins with. Where
 errors are small they add up, so that the SQNR of a choice is about -10 log10 of the sum of its errors. One session of
-ONNX Runtime does it all: the weights searched are inputs of its graph, fed with the sample, so that no session is opened
-for a layer. That is a run for each weight, width and sample; each sample goes through all of them before the next, so
-that after one round a sensible choice can be made, and more rounds make it a better one.
+ONNX Runtime does it all: the weights searched are inputs of its graph, fed with the sample, so that no layer needs a
+session of its own. That is a run for each weight, width and sample; each sample goes through all of them before the
+next, so that after one round a sensible choice can be made, and more rounds make it a better one.
 
 A sensitivity that is measured by outputs needs no labels and no gradients, and any graph that runs has one. HAWQ-V2
 (arXiv:1911.03852) estimates the same loss from the trace of the Hessian times the squared error of the weight, which
@@ -186,6 +186,7 @@ class Sensitivities:
     key: str
     path: Path | None = None
     errors: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, probe: Probe, path: Path | None) -> "Sensitivities":
@@ -213,6 +214,8 @@ class Sensitivities:
             ) from error
         if data.get("key") == found.key:
             found.errors = errors
+        else:
+            found.notes = (f"'{path}' was of another network, plan or other samples: all is measured anew",)
         return found
 
     def save(self) -> None:
@@ -249,7 +252,7 @@ class Sensitivities:
     def table(self, probe: Probe, bits: Sequence[int]) -> tuple[npt.NDArray[np.float64], int]:
         """Errors (weights, widths), and how many are estimated, for want of time to measure them.
 
-        An estimate is the squared error of the weight itself times the median of what that made at the outputs elsewhere.
+        An estimate is the squared error of the weight itself times the median of what that makes elsewhere.
 
         Raises:
             BadCalibration: nothing was measured.
