@@ -37,7 +37,8 @@ def _quantizers(draw: st.DrawFn) -> Quantizer:
         zero = np.array(draw(st.lists(codes, min_size=count, max_size=count)), np.int32).reshape(shape)
         params = QParams(scheme, scale, zero)
     role = draw(st.sampled_from(["activation", "weight", "bias"]))
-    return Quantizer(scheme, draw(st.text(max_size=5)), role, params, draw(st.sampled_from(["", "mse"])))  # type: ignore[arg-type]
+    bits = draw(st.none() | st.integers(2, grid.bits - 1)) if role == "weight" else None
+    return Quantizer(scheme, draw(st.text(max_size=5)), role, params, draw(st.sampled_from(["", "mse"])), bits)  # type: ignore[arg-type]
 
 
 @st.composite
@@ -140,6 +141,10 @@ MALFORMED = {
     "a misspelt key of the plan": _edit(lambda d: d.update(float={})),
     "a misspelt key of a scheme": _edit(lambda d: d["groups"][0]["scheme"].update(zeropoint="none")),
     "a key of its own": _edit(lambda d: d["groups"][0]["params"].update(comment="by hand")),
+    "bits of an activation": _edit(lambda d: d["groups"][0].update(bits=4)),
+    "one bit of a weight": _edit(lambda d: d["groups"][1].update(bits=1)),
+    "as many bits as the grid": _edit(lambda d: d["groups"][1].update(bits=8)),
+    "bits that are no number": _edit(lambda d: d["groups"][1].update(bits="4")),
     "an unknown role": _edit(lambda d: d["groups"][0].update(role="banana")),
     "params are null": _edit(lambda d: d["groups"][0].update(params=None)),
     "a scale is text": _edit(lambda d: d["groups"][0]["params"].update(scale=["a"])),
@@ -219,6 +224,16 @@ def test_a_difference_is_told_by_site_and_node() -> None:
         "node 'erf' is now quantized",
         "node 'gelu' stays float: kept",
     ]
+
+
+def test_bits_of_a_weight_are_told_as_its_codes() -> None:
+    before = _plan()
+    after = before.with_group(1, replace(before.groups[1], bits=4))
+    (line,) = difference(before, after)
+    assert line.startswith("w -> conv[1]: int8")
+    assert " became int4 " in line
+    assert after.groups[1].rounding.scheme.grid == IntGrid(4)  # type: ignore[union-attr]
+    assert before.groups[1].rounding.scheme == before.groups[1].scheme  # type: ignore[union-attr]
 
 
 def test_a_change_of_one_scale_of_many_is_told_by_that_scale() -> None:
