@@ -100,29 +100,46 @@ def test_lightning_fits_saves_and_goes_on(original: Any, tmp_path: Path) -> None
     assert same_in_onnx_runtime(resumed, tmp_path / "m.onnx")
 
 
-def test_the_trainer_of_hugging_face_fits_saves_and_goes_on(original: Any, tmp_path: Path) -> None:
+def fit_by_hugging_face(network: Any, data: list[dict[str, Any]], folder: Path, steps: int, **more: Any) -> Any:
+    """The network, trained; its state is saved every three steps."""
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     pytest.importorskip("accelerate", reason="accelerate, which Trainer needs, is not installed")
 
     def loss_of(outputs: Any, labels: Any, **_: Any) -> Any:
-        return nn.functional.cross_entropy(outputs, labels)
+        return nn.functional.cross_entropy(outputs["logits"] if isinstance(outputs, dict) else outputs, labels)
 
-    x, y = batches(24)
-    data = [{"x": one, "labels": label} for one, label in zip(x, y, strict=True)]
+    network = copy.deepcopy(network)
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=8, learning_rate=1e-2, report_to=[],
+        lr_scheduler_type="constant", save_steps=3, use_cpu=True, disable_tqdm=True, remove_unused_columns=False, seed=0,
+    )  # fmt: skip
+    trainer = transformers.Trainer(network, arguments, train_dataset=data, compute_loss_func=loss_of)
+    trainer.train(**more)
+    return network
 
-    def fit(steps: int, resume: bool = False) -> Any:
-        network = copy.deepcopy(original)
-        arguments = transformers.TrainingArguments(
-            output_dir=str(tmp_path / "states"), max_steps=steps, per_device_train_batch_size=8, learning_rate=1e-2,
-            lr_scheduler_type="constant", save_steps=3, logging_steps=1, report_to=[], use_cpu=True, disable_tqdm=True,
-            remove_unused_columns=False, seed=0,
-        )  # fmt: skip
-        trainer = transformers.Trainer(network, arguments, train_dataset=data, compute_loss_func=loss_of)
-        trainer.train(resume_from_checkpoint=str(tmp_path / "states" / "checkpoint-3") if resume else None)
-        return network
 
-    whole = fit(6)
+def test_the_trainer_of_hugging_face_fits_saves_and_goes_on(original: Any, tmp_path: Path) -> None:
+    data = [{"x": x, "labels": y} for x, y in zip(*batches(24), strict=True)]
+    whole = fit_by_hugging_face(original, data, tmp_path, 6)
     assert not same_state(whole, original)
-    resumed = fit(6, resume=True)
+    resumed = fit_by_hugging_face(original, data, tmp_path, 6, resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert same_state(resumed, whole)
     assert same_in_onnx_runtime(resumed, tmp_path / "m.onnx")
+
+
+def test_a_model_of_transformers_is_trained_by_its_trainer(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=8, patch_size=4,
+        num_channels=1, num_labels=3,
+    )  # fmt: skip
+    x, y = batches(24)
+    network = qat.prepare(transformers.ViTForImageClassification(config).eval(), {"pixel_values": x})
+    data = [{"pixel_values": one, "labels": label} for one, label in zip(x, y, strict=True)]
+    trained = fit_by_hugging_face(network, data, tmp_path, 4).eval()
+    assert not same_state(trained, network)
+    qat.export(trained, tmp_path / "m.onnx")
+    ours = trained(pixel_values=x)["logits"].detach().numpy()
+    (theirs,) = OrtExecutor(tmp_path / "m.onnx", optimize=False)({"pixel_values": x.numpy()}).values()
+    assert np.mean(np.abs(ours - theirs) > 1e-5 * np.abs(ours).max()) < 0.03
