@@ -112,6 +112,31 @@ def test_a_network_computes_the_same_for_any_batch_and_keeps_its_parameters(
     assert_same(module, prepare(load(model))[0], torch.randn(3, *shape))
 
 
+class Masked(nn.Module):
+    """Attention to the places that a mask of integers leaves, as transformers have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(9, 8), nn.Linear(8, 3)
+
+    def forward(self, ids: Any, mask: Any) -> Any:
+        x = self.table(ids)[:, None]
+        seen = nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=mask[:, None, None, :].bool())
+        return self.head(seen[:, 0].mean(1))
+
+
+def test_a_mask_of_ones_is_open_in_its_batch_as_no_row_is_tried_that_attends_to_nothing(
+    assert_same: Same, dims: Dims
+) -> None:
+    module, ids = Masked().eval(), torch.randint(0, 9, (3, 6))
+    model, notes = from_module(module, {"ids": ids, "mask": torch.ones_like(ids)})
+    assert notes == []
+    assert [v[0] for v in dims(model.graph.inputs).values()] == ["batch", "batch"]
+    padded = torch.ones_like(ids)
+    padded[1, 4:] = 0
+    assert_same(module, model, torch.cat([ids, ids]), torch.cat([padded, padded]))
+
+
 def test_convolutions_prepare_to_what_hardware_knows() -> None:
     module = trained(Depthwise(), 3, 9, 9)
     prepared, _ = prepare(load(from_module(module, torch.zeros(1, 3, 9, 9))[0]))

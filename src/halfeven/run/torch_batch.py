@@ -10,7 +10,8 @@ does one whose forward has the number of rows written into it. Inputs as long as
 
 The example often has one row only, and often one made of zeros. Then b is the row reversed, or, where that changes
 nothing, shifted: by a ramp from 1/2 to 1 if it holds floats, by -1 where that leaves it positive if it holds integers,
-which stays within the range of an index.
+which stays within the range of an index. Of several integers the second half is shifted: a mask of ones is then one of
+a shorter sequence, and not of none, over which no attention is defined.
 """
 
 from collections.abc import Sequence
@@ -87,7 +88,10 @@ def _another(tensor: Any) -> Any:
             return row
     if last.is_floating_point():
         return last + last.new_tensor(np.linspace(0.5, 1, last.numel())).reshape(last.shape)
-    return last - (last > 0).to(last.dtype) if "int" in str(last.dtype) else last
+    if "int" not in str(last.dtype):
+        return last
+    later = (np.arange(last.numel()) >= last.numel() // 2).reshape(last.shape)
+    return last - ((last > 0) & last.new_tensor(later).bool()).to(last.dtype)
 
 
 def _joined(first: Any, second: Any) -> Any:
