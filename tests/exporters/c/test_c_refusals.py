@@ -5,6 +5,7 @@ what to do; inputs of open shape get the sample's lengths; sums that can overflo
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from inspect import unwrap
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,7 @@ def test_another_suffix_is_refused_and_the_format_is_known(drafted: Callable, tm
     draft = drafted(f"{HEAD.format('1,3,6,6')} {CONV}> {{ y = Conv <pads=[1,1,1,1]> (x, w, b) }}")
     with pytest.raises(BadOption, match=r"has the suffix \.c"):
         write_c(draft, tmp_path / "net.h")
-    assert (FORMATS["c"].suffix, exporter_named("c")) == (".c", write_c)
+    assert (FORMATS["c"].suffix, unwrap(exporter_named("c"))) == (".c", write_c)
     assert "c" in TARGETS["integer"].formats
 
 
