@@ -24,17 +24,17 @@ import numpy as np
 import numpy.typing as npt
 
 from halfeven import api
-from halfeven.draft import Draft, Progress, no_progress
+from halfeven.draft import Draft, Progress, no_progress, pipeline
 from halfeven.errors import BadOption
+from halfeven.exporters.formats import target_of
 from halfeven.feeding import Feed, open_data
 from halfeven.graph.plan import Plan
-from halfeven.options import check_setting, read_config
+from halfeven.options import check_setting, make_steps, read_config
 from halfeven.stats.allocation import Allocation, allocate, front
 from halfeven.steps.search import Probe, Sensitivities, Weight, searched, with_widths
 from halfeven.targets.check import refuse
 from halfeven.wording import counted
 
-SETTINGS = ("preprocess", "holdout", "limit")
 Choice: TypeAlias = tuple[int, ...]
 JUDGED = 32
 POWERS = (1.0, 1.25, 1.5, 2.0)
@@ -166,20 +166,18 @@ def search(
     _refuse_figures(bits, budget, samples, minutes)
     if data is None:
         raise BadOption("A search needs --data: it measures what each weight costs at the outputs.")
-    top, steps = read_config(config, api.SETTINGS) if config is not None else ({}, {})
-    steps |= options
-    given = {"preprocess": preprocess, "holdout": holdout, "limit": limit}
+    top, chosen = read_config(config, api.SETTINGS) if config is not None else ({}, {})
+    given = {"target": target, "preprocess": preprocess, "holdout": holdout, "limit": limit}
     settings = {k: top.get(k) if v is None else check_setting(k, v) for k, v in given.items()}
-    placing: dict[str, Any] = {"target": target, "example_inputs": example_inputs, "config": config, **options}
-    if "prefer" not in steps:
-        placing["prefer"] = "size"
-    _, draft = api.inspect(model, data, preprocess=settings["preprocess"], **placing, progress=progress)
+    steps = make_steps({"prefer": "size", **chosen, **options})
+    draft = api.load(model, str(settings.pop("target") or target_of(str(top.get("format") or "qdq"))), example_inputs)
+    feed = open_data(draft.model, data, settings, held_out=True)
+    draft = pipeline(steps["simplify"], steps["trace"], steps["place"])(draft, feed.calibration, progress)
     weights = searched(draft, bits)
     if not weights:
         why = f"no weight is quantized for {draft.target.name}; `halfeven inspect` says why"
         raise BadOption(f"There is nothing to search: {why}.")
     refuse(draft.target, draft.model, with_widths(draft.plan, {w.group: min(bits) for w in weights}))
-    feed = open_data(draft.model, data, settings, held_out=True)
     probe = Probe(draft, weights, list(feed.some(samples)))
     known = Sensitivities.of(probe, None if sensitivities is None else Path(sensitivities))
     known.measure(probe, bits, math.inf if minutes is None else 60 * minutes, progress)
@@ -260,15 +258,16 @@ def _found(
         {weight.name: (weight.size, widths[weight.group]) for weight in choices.weights},
         draft.target.name,
         (len(probe.samples), len(judge.samples)),
-        (*notes, *said, *feed.said()),
+        tuple(dict.fromkeys((*notes, *said, *draft.notes, *feed.said()))),
     )
 
 
-def _widths(bits: Sequence[int]) -> tuple[int, ...]:
+def _widths(bits: Any) -> tuple[int, ...]:
     """The widths, from the least on."""
-    found = sorted(set(bits)) if all(isinstance(b, int) and not isinstance(b, bool) for b in bits) else []
+    given = list(bits) if isinstance(bits, list | tuple | range) else [bits]
+    found = sorted(set(given)) if all(isinstance(b, int) and not isinstance(b, bool) for b in given) else []
     if len(found) < 2 or found[0] < 2 or found[-1] > 8:
-        raise BadOption(f"--bits {','.join(map(str, bits))}: expected two widths or more from 2 to 8, such as 2,4,8.")
+        raise BadOption(f"--bits {','.join(map(str, given))}: expected two widths or more from 2 to 8, such as 2,4,8.")
     return tuple(found)
 
 

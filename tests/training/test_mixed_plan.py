@@ -93,3 +93,19 @@ def test_activations_may_have_few_bits_besides(plan: Plan, pictures: np.ndarray,
     ours = network(torch.tensor(pictures)).detach().numpy()
     (given,) = run(dict.fromkeys(run.widths, pictures)).values()
     assert np.mean(np.abs(ours - given) < 1e-5 * np.abs(ours).max()) > 0.97
+
+
+def test_a_module_is_searched_and_trained_by_what_was_found(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    nn, x = torch.nn, torch.randn(40, 1, 8, 8)
+    module = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3)
+    )
+    found = halfeven.search(module, (row for row in x.numpy()[:, None]), example_inputs=x[:1], budget=5)
+    network = halfeven.prepare(module, x[:1], data=x, plan=found.plan).eval()
+    widths = {name.split(" ")[0]: bits for name, (_, bits) in found.widths.items()}
+    assert widths.keys() == {"0.weight", "2.weight", "5.weight"}
+    assert len(set(widths.values())) > 1
+    for site, group in found.plan.sites.items():
+        if site.value in widths:
+            assert network.quantizer(group).scheme.grid.bits == widths[site.value]
