@@ -2,7 +2,7 @@
 
 # mypy: disallow-subclassing-any=False
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from halfeven.training.pytorch import Tensor, torch
@@ -36,9 +36,14 @@ def nested(names: Any, values: Mapping[str, Tensor]) -> Any:
     return None if names is None else values[names]
 
 
-def hold(root: Any, name: str, tensor: Tensor, *, learned: bool) -> str:
-    """Make a parameter, or a buffer, of a tensor at the dotted path that its name is; beside it where it is taken."""
+def hold(root: Any, name: str, tensor: Tensor, *, learned: bool, taken: Collection[str] = ()) -> str:
+    """Make a parameter, or a buffer, of a tensor at the dotted path that its name is; beside it where it is taken.
+
+    `taken` are first parts of names that the root keeps for itself, though it may not have them yet. The path is given.
+    """
     *folders, last = name.split(".")
+    if name.partition(".")[0] in taken:
+        return hold(root, "_".join((*folders, last)) + "_", tensor, learned=learned)
     module = root
     for folder in folders:
         inner = module._modules.get(folder)

@@ -44,7 +44,7 @@ from halfeven.training.pytorch import Tensor, torch
 from halfeven.training.quantizer import FakeQuantizer
 from halfeven.training.watch import Watch, watched
 
-QUANTIZERS, NORMS = "quantizers", "norms"
+QUANTIZERS, NORMS, FIXED = "quantizers", "norms", "fixed"
 Values = dict[str, Any]
 Rounds = Literal["file", "device"]
 
@@ -94,15 +94,26 @@ class QuantizedNetwork(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.program = program
-        self.device_rounding, self._rule = device_rounding, Rounding.HALF_EVEN
+        self.device_rounding = device_rounding
+        self.float_only, self.rounding, self.check_finite = False, "file", True
+        self.takes: Arguments | None = None
+        self._watch: Watch | None = None
+        self.returns: Any = None
+        self.origin: Any = None
+        self.notes: tuple[str, ...] = ()
+        self.lacking: tuple[str, ...] = ()
+        self.unused: frozenset[str] = frozenset()
+        self.renamed: dict[str, str] = {}
         self.maps = {*program.inputs, *(name for made in program.instructions for name in made.outputs)}
         self.biases = bias_codes(groups, fixed=scales == "fixed")
         norms = norms or {}
         moving = {name for live in norms.values() for name in (live.norm.mean, live.norm.variance)}
-        self.paths = {n: hold(self, n, t, learned=n not in moving) for n, t in constants.trained.items()}
-        self.fixed = Fixed(constants.fixed)
         self.clamps = clamps_of(program, constants.fixed)
         self.places = {name: f"layer{i}" for i, name in enumerate(norms)}
+        self.paths: dict[str, str] = {}
+        for name, tensor in constants.trained.items():  # under no name that is set above
+            self.hold(name, tensor, learned=name not in moving)
+        self.fixed = Fixed(constants.fixed)
         self.add_module(NORMS, torch.nn.ModuleDict({self.places[n]: live for n, live in norms.items()}))
         layers = {}
         for group, quantizer in groups.items():
@@ -111,16 +122,6 @@ class QuantizedNetwork(torch.nn.Module):
                 how: tuple[Scales, bool] = ("fixed", False) if group in given else (scales, learn_zero_point)
                 layers[str(group)] = planned(group, quantizer, params, *how, method)
         self.add_module(QUANTIZERS, torch.nn.ModuleDict(layers))
-        self.float_only, self.rounding = False, "file"
-        self.takes: Arguments | None = None
-        self.check_finite = True
-        self._watch: Watch | None = None
-        self.returns: Any = None
-        self.origin: Any = None
-        self.notes: tuple[str, ...] = ()
-        self.lacking: tuple[str, ...] = ()
-        self.unused: frozenset[str] = frozenset()
-        self.renamed: dict[str, str] = {}
 
     @property
     def rounding(self) -> Rounds:
@@ -335,9 +336,9 @@ class QuantizedNetwork(torch.nn.Module):
         """Make a buffer of the tensor of this name."""
         keep(self, self.paths[name])
 
-    def hold(self, name: str, tensor: Tensor) -> None:
-        """Have a buffer beside those of the graph."""
-        self.paths[name] = hold(self, name, tensor, learned=False)
+    def hold(self, name: str, tensor: Tensor, *, learned: bool = False) -> None:
+        """Have a parameter or a buffer under a name, its path being another where the network uses that itself."""
+        self.paths[name] = hold(self, name, tensor, learned=learned, taken=(QUANTIZERS, NORMS, FIXED))
 
     def weights(self) -> dict[str, Tensor]:
         """The tensors by the names that the graph's initializers have; running statistics too, and their counts."""
