@@ -3,6 +3,7 @@
 BatchNormalization at the end, and says what diverged.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,42 @@ def test_weights_that_are_buffers_are_not_damped_and_stay() -> None:
     fit(trained, readers(), Recipe(epochs=1, rate=1e-3, damping=0.1))
     assert torch.equal(trained.filters, module.filters)
     assert not torch.equal(trained.conv.weight, module.conv.weight)
+
+
+def rows(*shape: int) -> Any:
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def perceptron(*sizes: int) -> Any:
+    torch.manual_seed(0)
+    layers = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers[:-1]).eval()
+
+
+def alone(network: Any, x: Any) -> list[Any]:
+    """Rows without classes, for the only input."""
+    name = network.program.inputs[0]
+    return [lambda row=row: ({name: row}, None) for row in x]
+
+
+def test_a_batch_of_one_number_weighs_no_more_than_others() -> None:
+    trained = qat.prepare(perceptron(8, 16, 1), torch.tensor(rows(16, 8)))
+    losses = fit(trained, alone(trained, rows(33, 1, 8)), Recipe(epochs=3, batch=16)).losses
+    assert len(losses) == 9  # each third is of one sample, whose output has no variance
+    assert max(losses) < 1
+
+
+def test_a_class_without_a_score_is_named() -> None:
+    for number in (3, -1):
+        sentence = rf"A sample is of class {number}, and the network has scores of 3 classes, 0 to 2\."
+        with pytest.raises(BadCalibration, match=sentence):
+            fit(network(), [lambda n=number: ({"x": rows(1, 1, 8, 8)}, n)], Recipe())
+
+
+def test_a_network_of_which_nothing_is_trained_is_refused() -> None:
+    frozen = qat.prepare(Small().eval().requires_grad_(False), torch.zeros(8, 1, 8, 8), scales="fixed")
+    with pytest.raises(BadOption, match="Nothing is trained: what the outputs are computed from is all kept out"):
+        fit(frozen, readers(4), Recipe())
 
 
 def test_a_training_that_diverges_says_where() -> None:

@@ -1,6 +1,6 @@
 """Distillation of features: tensors inside the network are held to those of the float network.
 
-    loss = mean over the chosen tensors of |quantized - float|**2 / variance of float
+    loss = mean over the chosen tensors of |quantized - float|**2 / variance of float (`training.losses`)
 
 These are hints as in FitNets (Romero et al. 2015, arXiv:1412.6550, equation 3), from a teacher of the student's own
 shape, so that no regressor stands between; divided by the variance, as tensors differ in size. What is compared is what
@@ -12,11 +12,12 @@ returns is not among them: that is what distillation of outputs is for.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from halfeven.errors import BadOption
+from halfeven.training.losses import Distances
 from halfeven.training.network import QuantizedNetwork
 from halfeven.training.program import Instruction, Program
 from halfeven.training.pytorch import Tensor, torch
@@ -24,10 +25,11 @@ from halfeven.training.pytorch import Tensor, torch
 
 @dataclass(frozen=True)
 class Features:
-    """Tensors by name, and the program that gives them behind the outputs."""
+    """Tensors by name, and the program that gives them behind the outputs; `distances` are those so far."""
 
     names: tuple[str, ...]
     program: Program
+    distances: Distances = field(default_factory=Distances)
 
     def loss(self, ours: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
         """The loss, a scalar with gradients to `ours`, of the features of two networks, each in the order of `names`.
@@ -39,8 +41,7 @@ class Features:
         for name, a, b in zip(self.names, ours, wanted, strict=True):
             if not a.is_floating_point():
                 raise BadOption(f"feature_tensors: '{name}' is a tensor of {a.dtype}; floats can be distilled.")
-            spread = b.float().var(unbiased=False).clamp(min=1e-12)
-            terms.append((a.float() - b.float()).square().mean() / spread)
+            terms.append(self.distances.between(name, a, b))
         return torch.stack(terms).mean()
 
 

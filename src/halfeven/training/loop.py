@@ -2,7 +2,7 @@
 
     loss = cross-entropy with the labels, where there are some
          + KL(float network || quantized network), then, of outputs that are scores of classes ([N, C])
-         + |quantized - float|**2 / variance of float, of others, and without labels of all
+         + |quantized - float|**2 / variance of float (`training.losses`), of others, and without labels of all
          + the same of tensors inside the network, if asked for
 
 The last three are distillation, which needs no labels (Hinton et al. 2015, arXiv:1503.02531; of tensors inside,
@@ -42,6 +42,7 @@ from halfeven.errors import BadCalibration, BadOption
 from halfeven.training.arguments import inputs_of
 from halfeven.training.batchnorm import LiveNorm
 from halfeven.training.features import Features, features_of
+from halfeven.training.losses import Distances, cross_entropy
 from halfeven.training.network import QuantizedNetwork
 from halfeven.training.pytorch import Tensor, torch
 from halfeven.training.quantizer import FakeQuantizer
@@ -147,14 +148,16 @@ def fit(
     """Train the network in place; it is left in evaluation mode.
 
     Raises:
-        BadCalibration: there is no sample, samples cannot be put into one batch, or one is not finite.
-        BadOption: the training diverged, or no tensor is what `feature_tensors` says.
+        BadCalibration: there is no sample, samples cannot be put into one batch, or one is not finite or of a class
+            that the network has no score for.
+        BadOption: the training diverged, nothing is trained, or no tensor is what `feature_tensors` says.
     """
     if not readers:
         raise BadCalibration("There is no sample to train with: the data are empty.")
     device = next(network.parameters()).device
     features = features_of(network, recipe.feature_tensors) if recipe.features else None
     teacher = _teacher(network) if recipe.distill or features else None
+    distances = Distances()
     optimizer = torch.optim.Adam(_rates(network, recipe))
     per_epoch = -(-len(readers) // recipe.batch)
     total = per_epoch * recipe.epochs
@@ -172,9 +175,14 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = group["initial"] * _rate_at(share, recipe.warmup)
         inputs = {name: torch.as_tensor(x).to(device) for name, x in feeds.items()}
-        loss = _loss(network, teacher, features, inputs, classes, recipe)
+        loss = _loss(network, teacher, features, distances, inputs, classes, recipe)
         if recipe.damping:
             loss = loss + recipe.damping * (1 - math.cos(math.pi * share)) / 2 * _oscillation(network)
+        if not loss.requires_grad:
+            raise BadOption(
+                "Nothing is trained: what the outputs are computed from is all kept out of training, and scales too. "
+                "Let some parameters train, or prepare with scales='log'; `quantize` needs no training."
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         history.losses.append(float(loss.detach()))
@@ -257,6 +265,7 @@ def _loss(
     network: QuantizedNetwork,
     teacher: QuantizedNetwork | None,
     features: Features | None,
+    distances: Distances,
     inputs: dict[str, Tensor],
     classes: Tensor | None,
     recipe: Recipe,
@@ -271,23 +280,24 @@ def _loss(
             wanted = teacher.outputs_of(program, given)
         if recipe.distill:
             loss = loss + recipe.distill * sum(
-                _gap(a, b, classes is not None) for a, b in zip(outputs, wanted[:count], strict=True)
+                _gap(distances, name, a, b, classes is not None)
+                for name, a, b in zip(program.outputs, outputs, wanted, strict=False)
             )
         if features is not None:
             loss = loss + recipe.features * features.loss(found[count:], wanted[count:])
     if classes is not None and outputs[0].ndim == 2:
-        loss = loss + F.cross_entropy(outputs[0], classes.to(outputs[0].device))
+        loss = loss + cross_entropy(outputs[0], classes)
     elif teacher is None:
         raise BadOption("There is nothing to train for: no labels, or no scores of classes, and no distillation.")
     return loss
 
 
-def _gap(ours: Tensor, wanted: Tensor, labelled: bool) -> Tensor:
+def _gap(distances: Distances, name: str, ours: Tensor, wanted: Tensor, labelled: bool) -> Tensor:
     if not ours.is_floating_point() or not ours.requires_grad:
         return torch.zeros((), device=ours.device)
     if labelled and ours.ndim == 2 and ours.shape[1] > 1:
         return F.kl_div(ours.log_softmax(1), wanted.log_softmax(1), reduction="batchmean", log_target=True)
-    return (ours - wanted).square().mean() / wanted.var(unbiased=False).clamp(min=1e-12)
+    return distances.between(name, ours, wanted)
 
 
 def _oscillation(network: QuantizedNetwork) -> Tensor:
