@@ -97,6 +97,16 @@ def alone(network: Any, x: Any) -> list[Any]:
     return [lambda row=row: ({name: row}, None) for row in x]
 
 
+def test_weights_in_blocks_are_damped() -> None:
+    x, losses = rows(8, 1, 64), []
+    for damping in (0.0, 10.0):
+        trained = qat.prepare(perceptron(64, 32, 3), torch.tensor(x[:, 0]), mode="weight-only", bits=4, block=16)
+        assert {(32, 4), (3, 2)} <= {tuple(layer.zero_point.shape) for layer in trained.quantizers.values()}
+        losses.append(fit(trained, alone(trained, x), Recipe(epochs=2, batch=4, damping=damping)).losses)
+    assert losses[1][0] == losses[0][0]
+    assert 0.1 < losses[1][1] - losses[0][1] < 10 / 12  # the mean square of rounding, or less, as lambda is not full
+
+
 def test_a_batch_of_one_number_weighs_no_more_than_others() -> None:
     trained = qat.prepare(perceptron(8, 16, 1), torch.tensor(rows(16, 8)))
     losses = fit(trained, alone(trained, rows(33, 1, 8)), Recipe(epochs=3, batch=16)).losses

@@ -46,6 +46,7 @@ from halfeven.training.losses import Distances, cross_entropy
 from halfeven.training.network import QuantizedNetwork
 from halfeven.training.pytorch import Tensor, torch
 from halfeven.training.quantizer import FakeQuantizer
+from halfeven.training.tiles import tiles_of
 from halfeven.training.watch import bad_gradient, bad_parameter
 
 F = torch.nn.functional
@@ -320,7 +321,8 @@ def _oscillation(network: QuantizedNetwork) -> Tensor:
             stretch = norm.stretch(held, variance)
         with torch.no_grad():
             step, target = layer.scale_and_zero_point(stretch)[0], layer.values(weight, stretch)
-        terms.append(((weight - target) / step).square().mean())
+        tiles = tiles_of(tuple(weight.shape), tuple(step.shape))
+        terms.append(((weight - target).reshape(tiles.tensor) / step.reshape(tiles.scale)).square().mean())
     return sum(terms) / len(terms) if terms else torch.zeros(())
 
 
