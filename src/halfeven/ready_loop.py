@@ -116,6 +116,8 @@ def _configured(
     """Settings, recipe and options: the file's, overruled by what was given."""
     from halfeven.training.loop import Recipe
 
+    if not isinstance(recipe, Mapping | Recipe):
+        raise BadOption(f"recipe {recipe!r}: expected a Recipe, or its fields by name, such as {{'epochs': 2}}.")
     if strays := [f.name for f in fields(Recipe) if f.name in options]:
         raise BadOption(f"{strays[0]} is of the recipe: write recipe={{'{strays[0]}': {options[strays[0]]!r}}}.")
     top, steps = read_config(config, (*SETTINGS, *TRAINING)) if config is not None else ({}, {})

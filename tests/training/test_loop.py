@@ -144,6 +144,8 @@ def test_a_typo_in_the_recipe_is_answered_with_the_nearest_option() -> None:
         ready_loop.train(Small(), np.zeros((8, 1, 8, 8), np.float32), recipe={"epoch": 1})
     with pytest.raises(BadOption, match=r"epochs is of the recipe: write recipe={'epochs': 1}"):
         ready_loop.train(Small(), np.zeros((8, 1, 8, 8), np.float32), epochs=1)
+    with pytest.raises(BadOption, match="recipe 'fast': expected a Recipe, or its fields by name"):
+        ready_loop.train(Small(), np.zeros((8, 1, 8, 8), np.float32), recipe="fast")
     with pytest.raises(BadOption, match="rate 'fast'; a number is needed"):
         Recipe.of({"rate": "fast"})
     assert Recipe.of({"features": 1, "feature_tensors": "*"}).feature_tensors == ("*",)
