@@ -1,5 +1,6 @@
 """Feeding: data opened for a model, divided into what calibrates and what judges, checked as it passes."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -44,8 +45,8 @@ class Checked:
     instead: "Checked | None" = None
     findings: Findings = field(default_factory=Findings)
     check: DataCheck = field(init=False)
-    _known: set[str] = field(default_factory=set, repr=False)
-    """The labels of the samples that `check` has seen."""
+    _known: Counter[str] = field(default_factory=Counter, repr=False)
+    """The labels of the samples that `check` has seen, and how often one pass had them."""
 
     def __post_init__(self) -> None:
         """Nothing has passed."""
@@ -66,15 +67,17 @@ class Checked:
 
     def led(self, count: int) -> "CheckedLed":
         """The samples, `count` of them first (data/lead.py)."""
-        return CheckedLed(self, LedSource(self.source, count))
+        return CheckedLed(self, count)
 
     def passing(self, source: Readable) -> Iterator[tuple[str, Sample]]:
         """A pass over the source's samples, in the order in which `source` gives them."""
         samples, findings = checked(source, self.specs)
+        passed: Counter[str] = Counter()
         try:
             for label, feeds in read_ahead(samples):
-                if label not in self._known:
-                    self._known.add(label)
+                passed[label] += 1
+                if passed[label] > self._known[label]:
+                    self._known[label] = passed[label]
                     self.check.add(feeds)
                 yield label, feeds
         except BadCalibration:
@@ -91,19 +94,24 @@ class CheckedLed:
     """Checked samples of which a few come first."""
 
     samples: Checked
-    source: LedSource
+    few: int
+    turns: list[Turn] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[tuple[str, Sample]]:
         """Yield label and feeds."""
-        return self.samples.passing(self.source)
+        self.turns.clear()
+        source = LedSource(self.samples.source, self.few)  # one for each pass: it is read ahead by a thread
+        for label, feeds in self.samples.passing(source):
+            self.turns.append(source.turns[label].popleft())
+            yield label, feeds
 
     def __length_hint__(self) -> int:
         """See Checked."""
         return length_hint(self.samples)
 
-    def turn(self, number: int, label: str) -> Turn:
+    def turn(self, number: int) -> Turn:
         """See Led."""
-        return self.source.turns[label]
+        return self.turns[number]
 
 
 @dataclass

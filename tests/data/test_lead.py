@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halfeven.data.digest import BLOCK, BLOCKS
-from halfeven.data.lead import LedSource, led
+from halfeven.data.lead import LedSource, few, led
 from halfeven.data.part import Part
 from halfeven.data.sample import InputSpec, Source
 from halfeven.data.source import open_source
+from halfeven.feeding import Checked
 
 SPEC = InputSpec("x", np.dtype(np.float32), ("N", 2))
 PICTURE = InputSpec("x", np.dtype(np.float32), ("N", 3, 8, 8))
@@ -56,7 +57,7 @@ def test_the_same_few_come_first_whatever_the_order(kind: str, held: bool | None
         assert sorted(seen) == sorted(given_before)
         assert seen[4:] == [v for v in given_before if v not in seen[:4]]
         assert values(few) == seen
-        turns = [few.turns[label] for label, _ in few.readers()]
+        turns = [few.turns[label].popleft() for label, _ in few.readers()]
         assert [turn.first for turn in turns] == [i < 4 for i in range(len(seen))]
         assert [given_before[turn.place] for turn in turns] == seen
         found.add(tuple(seen[:4]))
@@ -96,6 +97,47 @@ def test_of_files_the_content_counts_and_not_the_name(tmp_path: Path) -> None:
     assert first[0] == first[1]
 
 
+@pytest.mark.parametrize("kind", ["array", "list", "generator", "loader"])
+def test_what_cannot_be_used_gives_its_place_among_the_few_to_no_other(kind: str) -> None:
+    for bad in range(len(ROWS)):
+        rows, found = ROWS.copy(), set()
+        rows[bad, 0] = np.nan
+        for seed in range(3):
+            source = as_source(kind, np.random.default_rng(seed).permutation(rows))
+            found.add(tuple(float(feeds["x"][0, 1]) for _, feeds in few(Checked(source, [SPEC]), 4)))
+        assert len(found) == 1
+        assert len(found.pop()) in (3, 4)
+
+
+def test_what_cannot_be_read_is_not_among_the_few(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    for name in range(20):
+        PIL.Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    names = [f"{name}.png" for name in range(20)]
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    source = open_source(tmp_path / "list.txt", [PICTURE], preprocess="raw")
+    (tmp_path / "7.png").unlink()
+    ordered = [label for label, _ in LedSource(source, 20).readers()]
+    assert sorted(ordered) == sorted(names)
+    assert ordered[-1] == "7.png"
+
+
+def test_a_file_that_a_list_names_twice_is_two_samples(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    for name in range(8):
+        PIL.Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "list.txt").write_text("\n".join(f"{name}.png" for name in [*range(8), *range(8)]))
+    samples = Checked(open_source(tmp_path / "list.txt", [PICTURE], preprocess="raw"), [PICTURE])
+    ordered = samples.led(3)
+    for _ in range(2):
+        labels = [label for label, _ in ordered]  # each is read ahead before its turn is asked for
+        turns = [ordered.turn(number) for number in range(len(labels))]
+        assert sorted(turn.place for turn in turns) == list(range(16))
+        assert [f"{turn.place % 8}.png" for turn in turns] == labels
+        assert [turn.first for turn in turns] == [True] * 3 + [False] * 13
+    assert samples.passed == 16
+
+
 def test_rows_that_differ_between_the_blocks_looked_at_are_told_apart() -> None:
     rows = np.zeros((3, 4 * BLOCKS * BLOCK), np.uint8)
     rows[1, BLOCK + 1], rows[2, BLOCK + 2] = 1, 1
@@ -114,6 +156,6 @@ def test_labelled_samples_in_a_list_are_led_alike(order: list[int], count: int) 
     assert labels[:count] == [label for label, _ in led(sorted(samples), count)][:count]
     assert sorted(labels) == [f"s{i}" for i in range(9)]
     for number, label in enumerate(labels):
-        place, first = few.turn(number, label)
+        place, first = few.turn(number)
         assert samples[place][0] == label
         assert first == (number < count)

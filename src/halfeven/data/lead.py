@@ -2,18 +2,20 @@
 
 Channels are equalized and weights rounded by a few samples. The first ones given would often all be of one class, and
 the result would hang on how files are named. So those whose content has the least digests come first, in the order of
-these, and the others follow as they were given. `turn` says where a sample stood before, for what is defined on the
-given order.
+these, and the others follow as they were given. Of the few those are missing that cannot be used; no others, which the
+given order would choose, take their place. `turn` says where a sample stood before, for what is defined on that order.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from heapq import nsmallest
+from itertools import islice
 from operator import length_hint
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from halfeven.data.digest import sample_digest
+from halfeven.data.digest import BAD, sample_digest
 from halfeven.data.sample import Reader, Sample, Source
 
 
@@ -33,8 +35,8 @@ class Led(Protocol):
     def __length_hint__(self) -> int:
         """How many, the unusable included; 0 if only a pass would tell."""
 
-    def turn(self, number: int, label: str) -> Turn:
-        """Of the sample that came as this number, under this label, in the pass that is under way."""
+    def turn(self, number: int) -> Turn:
+        """Of the sample that came as this number in the pass that is under way."""
 
 
 @runtime_checkable
@@ -50,9 +52,18 @@ def led(samples: Iterable[tuple[str, Sample]], count: int) -> Led:
     return samples.led(count) if isinstance(samples, Leadable) else Plain(samples, count)
 
 
+def few(samples: Iterable[tuple[str, Sample]], count: int) -> Iterator[tuple[str, Sample]]:
+    """The few alone: `count` of the samples, less those that cannot be used."""
+    ordered = led(samples, count)
+    for number, pair in enumerate(islice(ordered, count)):
+        if not ordered.turn(number).first:
+            return
+        yield pair
+
+
 def least(keys: Sequence[bytes], count: int) -> list[int]:
-    """The numbers of the `count` least keys, in the order of these."""
-    return nsmallest(count, range(len(keys)), key=lambda number: (keys[number], number))
+    """The numbers of the `count` least keys, in the order of these; what could not be read has the greatest."""
+    return nsmallest(count, range(len(keys)), key=lambda number: (BAD in keys[number], keys[number], number))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +72,8 @@ class LedSource:
 
     source: Source
     few: int
-    turns: dict[str, Turn] = field(default_factory=dict)
-    """Of each sample that was given so far, by label."""
+    turns: dict[str, deque[Turn]] = field(default_factory=dict)
+    """Of the samples that were given so far in a pass, by label: a list of files may name one twice."""
 
     @property
     def count(self) -> int | None:
@@ -76,13 +87,14 @@ class LedSource:
 
     def readers(self) -> Iterator[tuple[str, Reader]]:
         """See Source."""
+        self.turns.clear()
         first = set(self.first)
         for number, pair in zip(self.first, self.source.picked(self.first), strict=True):
-            self.turns[pair[0]] = Turn(number, True)
+            self.turns.setdefault(pair[0], deque()).append(Turn(number, True))
             yield pair
         for number, pair in enumerate(self.source.readers()):
             if number not in first:
-                self.turns[pair[0]] = Turn(number, False)
+                self.turns.setdefault(pair[0], deque()).append(Turn(number, False))
                 yield pair
 
 
@@ -122,6 +134,6 @@ class Plain:
                 self.turns.append(Turn(number, not self.first and number < self.few))
                 yield pair
 
-    def turn(self, number: int, label: str) -> Turn:
+    def turn(self, number: int) -> Turn:
         """See Led."""
         return self.turns[number]

@@ -20,7 +20,6 @@ below the headroom is cut that was not cut before.
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from operator import length_hint
 from typing import ClassVar
 
@@ -28,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from halfeven.data.lead import led
+from halfeven.data.lead import few
 from halfeven.draft import Batch, Draft, Progress, Samples, Unscaled
 from halfeven.graph import ops
 from halfeven.graph.clamps import clamp_bounds
@@ -310,8 +309,7 @@ def _observe(watching: Watching, count: int, data: Samples, progress: Progress) 
 
     found: dict[str, ChannelRange] = {}
     progress("equalize", 0, count)  # which samples, their digests say: of many large files that takes a while
-    few = islice(led(data, count), count)
-    for i, seen in enumerate(watching(watch, few, min(length_hint(data), count))):
+    for i, seen in enumerate(watching(watch, few(data, count), min(length_hint(data), count))):
         for name, new in seen.items():
             found[name] = found[name].merge(new) if name in found else new
         progress("equalize", i + 1, count)

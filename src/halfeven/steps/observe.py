@@ -73,7 +73,7 @@ class Observe:
         def watch(run: Run, item: tuple[int, tuple[str, Batch]]) -> tuple[str, Turn, Doubles, Vectors]:
             number, (label, feeds) = item
             values, lying = run(feeds, label)
-            turn = ordered.turn(number, label)
+            turn = ordered.turn(number)
             vectors = moments.vectors(values, lying) if turn.first else {}
             return label, turn, observers.take(values, lying), vectors
 
