@@ -146,7 +146,7 @@ def prepare(
         parameters=learned(model).keys() - buffers(model) if from_torch.is_module(model) else (),
     )
     network.takes, network.returns = takes, returns
-    frozen = keep_frozen(network, model, source)
+    frozen = _keep_frozen(network, model, source)
     network.notes = (*said, *renewed, *result.notes, *_floats(result.draft), *network.notes, *frozen)
     return network
 
@@ -285,7 +285,7 @@ def float_model(model: api.Model, example_inputs: Any) -> tuple[ir.Model, tuple[
     return source, (*notes, f"{said} '{dropped[0]}'{more}")
 
 
-def keep_frozen(network: QuantizedNetwork, model: api.Model, source: ir.Model) -> tuple[str, ...]:
+def _keep_frozen(network: QuantizedNetwork, model: api.Model, source: ir.Model) -> tuple[str, ...]:
     """Keep out of training what the module, if it is one, keeps out, and say so."""
     if not from_torch.is_module(model):
         return ()

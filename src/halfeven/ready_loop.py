@@ -21,9 +21,10 @@ from halfeven.feeding import Feed, open_data
 from halfeven.files import write_file
 from halfeven.graph.plan import Plan
 from halfeven.options import TRAINING, all_options, read_config
-from halfeven.qat import draft_of_trained, float_model, keep_frozen, prepare
+from halfeven.qat import draft_of_trained, float_model, prepare
 from halfeven.report.verify import compare_models
 from halfeven.result import Result
+from halfeven.run import torch as from_torch
 from halfeven.run.specs import file_size
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def train(
         options: Those of `prepare` and of the steps.
 
     Returns:
-        The result, as `quantize` gives it, and the trained network.
+        The result, as `quantize` gives it, and the trained network, as `prepare` makes it of the model.
     """
     from halfeven.training.loop import fit
     from halfeven.training.pytorch import torch
@@ -92,8 +93,8 @@ def train(
     source, said = float_model(model, example_inputs)
     feed = open_data(source, data, {**settings, "seed": chosen.seed}, held_out=True)
     some = [sample for _, sample in feed.some(calibrate_with)]
-    network = prepare(source, data=some, target=target, plan=plan, progress=progress, **options).to(device)
-    said += keep_frozen(network, model, source)
+    given = (model, example_inputs) if from_torch.is_module(model) else (source, None)  # a module says what it trains
+    network = prepare(*given, data=some, target=target, plan=plan, progress=progress, **options).to(device)
     fit(network, _readers(feed), chosen, progress)
     draft = draft_of_trained(network.cpu())
     quantized = to_qdq(draft)

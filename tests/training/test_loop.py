@@ -192,6 +192,32 @@ def test_what_cannot_be_trained_with_is_said() -> None:
         Recipe(epochs=0)
 
 
+class Nested(nn.Module):
+    """Has parameters of one element, and gives a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.slope, self.head = nn.Linear(8, 8), nn.PReLU(), nn.Linear(8, 4)
+        self.gain, self.kept = nn.Parameter(torch.tensor(1.5)), nn.Linear(4, 4).requires_grad_(False)
+
+    def forward(self, x: Any) -> Any:
+        return {"y": self.kept(torch.relu(self.head(self.slope(self.stem(x)) * self.gain)))}
+
+
+def test_train_trains_what_prepare_would_and_it_is_restored() -> None:
+    torch.manual_seed(0)
+    module = Nested().eval()
+    recipe = Recipe(epochs=2, batch=8, rate=1e-2)
+    result, trained = ready_loop.train(module, rows(24, 8), example_inputs=torch.zeros(1, 8), recipe=recipe)
+    assert isinstance(trained(torch.zeros(2, 8)), dict)
+    assert any("not trained, as in the module, the first being 'kept.weight'" in note for note in result.notes)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    own = dict(trained.named_parameters())
+    assert before.keys() <= own.keys()
+    after = qat.restore(module, trained).state_dict()
+    assert {name for name in before if torch.equal(after[name], before[name])} == {"kept.weight", "kept.bias"}
+
+
 def test_train_gives_a_judged_result() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((40, 1, 8, 8)).astype(np.float32)
