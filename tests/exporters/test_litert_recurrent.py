@@ -2,14 +2,19 @@
 and computes in LiteRT what the float or QDQ network does; in static mode the reason why it stays float is true.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from halfeven.draft import Draft, pipeline
 from halfeven.exporters.litert.write import Written, to_litert
 from halfeven.exporters.onnx import to_qdq
+from halfeven.numerics.grid import INT8
+from halfeven.numerics.quantize import params_of
+from halfeven.numerics.scheme import Scheme, per_channel
 from halfeven.run.litert import open_litert, schema
 from halfeven.run.ort import OrtExecutor
 from halfeven.stats.distance import sqnr_db
@@ -86,6 +91,20 @@ def test_weights_alone_are_codes_made_real_once_and_compute_what_the_qdq_network
     assert kinds.count(schema().BuiltinOperator.DEQUANTIZE) == CONSTANTS[name]
     expected = [OrtExecutor(to_qdq(draft))(feeds)["y"] for _, feeds in data]
     for mine, theirs in zip(run(written, tmp_path / "w.tflite", data), expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def test_scales_of_the_inputs_as_many_as_the_gates_are_not_taken_for_theirs(build, samples, placed, tmp_path) -> None:
+    text = "g (float[3,2,8] x) => (y) <float[1,8,8] w, float[1,8,2] r> { y = LSTM<hidden_size = 2>(x, w, r) }"
+    draft, data = weighed(build, samples, placed, text, "weight-only")
+    weight = draft.model.graph.initializers["w"].const_value.numpy() * np.float32(2) ** np.arange(8, dtype=np.float32)
+    draft.model.graph.initializers["w"].const_value = ir.tensor(weight, name="w")
+    (group,) = (group for site, group in draft.plan.sites.items() if site.value == "w")
+    scheme = Scheme(INT8, per_channel(2))
+    held = replace(draft.plan.groups[group], scheme=scheme, params=params_of(weight, scheme))
+    draft = replace(draft, plan=draft.plan.with_group(group, held))
+    expected = [OrtExecutor(to_qdq(draft))(feeds)["y"] for _, feeds in data]
+    for mine, theirs in zip(run(to_litert(draft), tmp_path / "i.tflite", data), expected, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-5)
 
 

@@ -127,7 +127,7 @@ class _Recurrent:
         rows = real.shape[:2]
         if tensor is None or tensor.data is None or params is None or tensor.data.dtype != np.int8:
             return self.parts.number(real[number].T.copy(), what)
-        if params.zero_point.any() or params.scale.size not in (1, prod(rows)):
+        if params.zero_point.any() or not (params.scale.size == 1 or params.scale.shape == (*rows, 1)):
             return self.parts.number(real[number].T.copy(), what)
         scale = np.ascontiguousarray(np.broadcast_to(params.scale.reshape(-1), prod(rows)).reshape(rows)[number])
         return self._codes(tensor.data[number].T.copy(), scale, what)
