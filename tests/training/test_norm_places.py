@@ -227,3 +227,17 @@ def test_the_loop_estimates_shared_statistics_as_the_mean_of_all_calls() -> None
     recipe = loop.Recipe(epochs=1, batch=loop.FEWEST, rate=0.0, scale_rate=0.0, frozen=1.0)
     loop.fit(network, readers, recipe)
     np.testing.assert_allclose(network.get_buffer("bn.running_mean"), (seen[0] + seen[1]) / 2, rtol=1e-3, atol=1e-4)
+
+
+def test_a_normalization_without_running_statistics_trains_by_those_of_the_batch() -> None:
+    torch.manual_seed(0)
+    module = S(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU()).train()
+    x = torch.randn(6, 3, 8, 8)
+    network = qat.prepare(copy.deepcopy(module).eval(), x).train()
+    network.float_only = True
+    for model in (module, network):
+        model(x).square().mean().backward()
+    for name, parameter in module.named_parameters():
+        if name != "0.bias":  # the normalization takes it away: rounding is left
+            torch.testing.assert_close(network.get_parameter(name).grad, parameter.grad, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(network(x), module(x), rtol=1e-4, atol=1e-5)

@@ -152,7 +152,12 @@ def _lp_pool(attributes: Attributes, x: Tensor) -> Tensor:
 def _batch_norm(attributes: Attributes, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     if attributes.get("training_mode", 0):
         raise UnsupportedModel("A BatchNormalization in training mode was found; export the network for inference.")
-    return F.batch_norm(x, mean, var, scale, bias, False, 0.0, float(attributes.get("epsilon", 1e-5)))
+    epsilon = float(attributes.get("epsilon", 1e-5))
+    if mean.requires_grad or var.requires_grad:  # of the batch: PyTorch's own takes them for constants
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        gain = scale / torch.sqrt(var + epsilon)
+        return (x - mean.reshape(shape)) * gain.reshape(shape) + bias.reshape(shape)
+    return F.batch_norm(x, mean, var, scale, bias, False, 0.0, epsilon)
 
 
 def _layer_norm(attributes: Attributes, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> tuple[Tensor, ...]:
