@@ -32,8 +32,9 @@ from halfeven.graph.model import load
 from halfeven.run.integer.executor import IntegerExecutor
 from halfeven.run.integer.machines import this_machine
 from halfeven.run.ort import OrtExecutor
+from halfeven.training.batches import Reader
 from halfeven.training.features import features_of
-from halfeven.training.loop import Reader, Recipe, fit
+from halfeven.training.loop import Recipe, fit
 
 DEMO = Path(halfeven.__file__).parent / "demo"
 HEAD = (

@@ -7,12 +7,13 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from halfeven import api, qat, ready_loop
-from halfeven.errors import BadCalibration, BadOption
+from halfeven.errors import BadCalibration, BadOption, QuantError
 from halfeven.training.loop import Recipe, fit
 
 nn, F = torch.nn, torch.nn.functional
@@ -112,6 +113,25 @@ def test_a_batch_of_one_number_weighs_no_more_than_others() -> None:
     losses = fit(trained, alone(trained, rows(33, 1, 8)), Recipe(epochs=3, batch=16)).losses
     assert len(losses) == 9  # each third is of one sample, whose output has no variance
     assert max(losses) < 1
+
+
+def given(*shape: int) -> onnx.ModelProto:
+    """A product of rows, times an input of a shape of its own."""
+    weight = onnx.numpy_helper.from_array(rows(8, 4), "w")
+    nodes = [onnx.helper.make_node("MatMul", ["x", "w"], ["m"]), onnx.helper.make_node("Mul", ["m", "s"], ["y"])]
+    shapes = {"x": ["N", 8], "s": shape, "y": ["N", 4]}
+    x, s, y = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, d) for n, d in shapes.items())
+    graph = onnx.helper.make_graph(nodes, "g", [x, s], [y], [weight])
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.mark.parametrize("shape", [(), (4,)])
+def test_an_input_without_a_batch_axis_is_trained_with_one_by_one_and_else_it_is_said(shape: tuple[int, ...]) -> None:
+    data = [{"x": row, "s": np.full(shape, 2, np.float32)} for row in rows(6, 1, 8)]
+    _, trained = ready_loop.train(given(*shape), data, recipe={"epochs": 1, "batch": 1, "rate": 1e-2})
+    assert not np.array_equal(trained.get_parameter("w").detach(), rows(8, 4))
+    with pytest.raises(QuantError, match=r"Use --batch 1\.|if the network takes them one by one, use --batch 1\."):
+        ready_loop.train(given(*shape), data, recipe={"epochs": 1, "batch": 3})
 
 
 def test_a_class_without_a_score_is_named() -> None:

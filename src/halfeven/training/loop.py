@@ -29,30 +29,26 @@ quantizer cannot round (`training.watch`); it is named, and a batch is never ski
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from itertools import islice
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from halfeven.errors import BadCalibration, BadOption
+from halfeven.errors import BadCalibration, BadOption, UnsupportedModel
 from halfeven.training.arguments import inputs_of
-from halfeven.training.batchnorm import LiveNorm
+from halfeven.training.batches import Reader, batches
 from halfeven.training.features import Features, features_of
-from halfeven.training.losses import Distances, cross_entropy
+from halfeven.training.losses import Distances, cross_entropy, oscillation
 from halfeven.training.network import QuantizedNetwork
+from halfeven.training.program import Program
 from halfeven.training.pytorch import Tensor, torch
 from halfeven.training.quantizer import FakeQuantizer
-from halfeven.training.tiles import tiles_of
 from halfeven.training.watch import bad_gradient, bad_parameter
 
 F = torch.nn.functional
-Sample = Mapping[str, npt.NDArray[np.generic]]
-Reader = Callable[[], tuple[Sample, int | None]]
-"""Reads one sample: feeds with a batch axis of 1 or more, and its class if known."""
 STATISTICS = 16
 """How many batches the statistics of BatchNormalization are estimated from, at most, before they are frozen."""
 FEWEST = 64
@@ -165,7 +161,7 @@ def fit(
     history = History()
     network.train()
     live = list(network.live_norms().values())
-    for step, (feeds, classes) in enumerate(_batches(readers, recipe)):
+    for step, (feeds, classes) in enumerate(batches(readers, recipe.batch, recipe.epochs, recipe.seed)):
         share = step / total
         if share >= 1 - recipe.frozen and any(norm.kind != "frozen" for norm in live):
             _estimate_statistics(network, readers, recipe)
@@ -178,7 +174,7 @@ def fit(
         inputs = {name: torch.as_tensor(x).to(device) for name, x in feeds.items()}
         loss = _loss(network, teacher, features, distances, inputs, classes, recipe)
         if recipe.damping:
-            loss = loss + recipe.damping * (1 - math.cos(math.pi * share)) / 2 * _oscillation(network)
+            loss = loss + recipe.damping * (1 - math.cos(math.pi * share)) / 2 * oscillation(network)
         if not loss.requires_grad:
             raise BadOption(
                 "Nothing is trained: what the outputs are computed from is all kept out of training, and scales too. "
@@ -205,11 +201,13 @@ def _estimate_statistics(network: QuantizedNetwork, readers: Sequence[Reader], r
     enough = len(readers) >= FEWEST
     calls: Counter[str] = Counter()  # a normalization that is called twice has its statistics of both calls
     with torch.no_grad():
-        for feeds, _ in islice(_batches(readers, recipe), STATISTICS if enough else 0):
+        some = batches(readers, recipe.batch, recipe.epochs, recipe.seed)
+        for feeds, _ in islice(some, STATISTICS if enough else 0):
             for norm in live:
                 calls[norm.norm.mean] += 1
                 norm.momentum = 1 / calls[norm.norm.mean]
-            network.outputs_of(network.program, {name: torch.as_tensor(x).to(device) for name, x in feeds.items()})
+            inputs = {name: torch.as_tensor(x).to(device) for name, x in feeds.items()}
+            _outputs(network, network.program, inputs, recipe)
     for norm, momentum in zip(live, momenta, strict=True):
         norm.kind, norm.momentum = "frozen", momentum
 
@@ -244,24 +242,6 @@ def _bits_at(share: float, network: QuantizedNetwork, start: int) -> int:
     return least + max(math.ceil((start - least) * (1 - 2 * share)), 0)
 
 
-def _batches(readers: Sequence[Reader], recipe: Recipe) -> Iterator[tuple[dict[str, npt.NDArray[Any]], Tensor | None]]:
-    """Feeds stacked along the batch axis, and the classes if every sample has one; in another order each epoch."""
-    rng = np.random.default_rng(recipe.seed)
-    for _ in range(recipe.epochs):
-        order = rng.permutation(len(readers))
-        for start in range(0, len(order), recipe.batch):
-            read = [readers[i]() for i in order[start : start + recipe.batch]]
-            names = read[0][0].keys()
-            try:
-                feeds = {name: np.concatenate([np.asarray(sample[name]) for sample, _ in read]) for name in names}
-            except ValueError as error:
-                raise BadCalibration(
-                    f"Samples of different shapes cannot be trained in one batch ({error}). Use --batch 1."
-                ) from error
-            known = [c for _, c in read if c is not None]
-            yield feeds, torch.tensor(known) if len(known) == len(read) == len(next(iter(feeds.values()))) else None
-
-
 def _loss(
     network: QuantizedNetwork,
     teacher: QuantizedNetwork | None,
@@ -273,7 +253,7 @@ def _loss(
 ) -> Tensor:
     program, count = network.program if features is None else features.program, len(network.program.outputs)
     given = inputs_of(None, network.program.inputs, (), inputs)
-    found = network.outputs_of(program, given)
+    found = _outputs(network, program, given, recipe)
     outputs = found[:count]
     loss: Tensor = torch.zeros((), device=outputs[0].device)
     if teacher is not None:
@@ -293,37 +273,29 @@ def _loss(
     return loss
 
 
+def _outputs(
+    network: QuantizedNetwork, program: Program, inputs: Mapping[str, Tensor], recipe: Recipe
+) -> tuple[Tensor, ...]:
+    """The outputs of a batch.
+
+    Raises:
+        UnsupportedModel: an operator cannot run, as may be where a network fixes its batch or an input has none.
+    """
+    try:
+        return network.outputs_of(program, inputs)
+    except UnsupportedModel as error:
+        if recipe.batch == 1:
+            raise
+        hint = f"Samples are put into batches of {recipe.batch}; if the network takes them one by one, use --batch 1."
+        raise UnsupportedModel(f"{str(error).rstrip('.')}. {hint}") from error
+
+
 def _gap(distances: Distances, name: str, ours: Tensor, wanted: Tensor, labelled: bool) -> Tensor:
     if not ours.is_floating_point() or not ours.requires_grad:
         return torch.zeros((), device=ours.device)
     if labelled and ours.ndim == 2 and ours.shape[1] > 1:
         return F.kl_div(ours.log_softmax(1), wanted.log_softmax(1), reduction="batchmean", log_target=True)
     return distances.between(name, ours, wanted)
-
-
-def _oscillation(network: QuantizedNetwork) -> Tensor:
-    """Mean squared distance of weights from their codes, in steps."""
-    terms, live, parameters = [], network.live_norms(), dict(network.named_parameters())
-    with torch.no_grad():
-        made = network.derived()
-    for instruction in network.program.instructions:
-        group = instruction.groups[1] if len(instruction.groups) > 1 else None
-        name = instruction.inputs[1] if len(instruction.inputs) > 1 else ""
-        path = network.paths.get(name)
-        if group is None or path not in parameters or group in network.biases:
-            continue
-        weight, layer, stretch = parameters[path], network.quantizer(group), None
-        norm = live.get(instruction.name)
-        if isinstance(norm, LiveNorm):
-            held = {n: t.detach() for n, t in network.tensors(norm.norm, made).items()}
-            variance = held[norm.norm.variance]
-            weight = norm.folded({**held, norm.norm.weight: weight}, held[norm.norm.mean], variance)[0]
-            stretch = norm.stretch(held, variance)
-        with torch.no_grad():
-            step, target = layer.scale_and_zero_point(stretch)[0], layer.values(weight, stretch)
-        tiles = tiles_of(tuple(weight.shape), tuple(step.shape))
-        terms.append(((weight - target).reshape(tiles.tensor) / step.reshape(tiles.scale)).square().mean())
-    return sum(terms) / len(terms) if terms else torch.zeros(())
 
 
 def _refuse_divergence(network: QuantizedNetwork, history: History, step: int) -> None:

@@ -1,4 +1,4 @@
-"""What the ready loop makes smaller: distances to the float network, and cross-entropy with labels.
+"""What the ready loop makes smaller: distances to the float network, cross-entropy with labels, and oscillation.
 
     |quantized - float|**2 / variance of float      over the batch; tensors differ in size
 
@@ -8,8 +8,11 @@ of float over all batches so far, or not at all where that is 0 too.
 """
 
 from halfeven.errors import BadCalibration
+from halfeven.training.batchnorm import LiveNorm
 from halfeven.training.integers import wide
+from halfeven.training.network import QuantizedNetwork
 from halfeven.training.pytorch import Tensor, torch
+from halfeven.training.tiles import tiles_of
 
 F = torch.nn.functional
 STILL = 1e-10
@@ -48,3 +51,28 @@ def cross_entropy(scores: Tensor, classes: Tensor) -> Tensor:
             "Is the first class counted as 0?"
         )
     return F.cross_entropy(scores, classes.to(scores.device))
+
+
+def oscillation(network: QuantizedNetwork) -> Tensor:
+    """Mean squared distance of weights from their codes, in steps."""
+    terms, live, parameters = [], network.live_norms(), dict(network.named_parameters())
+    with torch.no_grad():
+        made = network.derived()
+    for instruction in network.program.instructions:
+        group = instruction.groups[1] if len(instruction.groups) > 1 else None
+        name = instruction.inputs[1] if len(instruction.inputs) > 1 else ""
+        path = network.paths.get(name)
+        if group is None or path not in parameters or group in network.biases:
+            continue
+        weight, layer, stretch = parameters[path], network.quantizer(group), None
+        norm = live.get(instruction.name)
+        if isinstance(norm, LiveNorm):
+            held = {n: t.detach() for n, t in network.tensors(norm.norm, made).items()}
+            variance = held[norm.norm.variance]
+            weight = norm.folded({**held, norm.norm.weight: weight}, held[norm.norm.mean], variance)[0]
+            stretch = norm.stretch(held, variance)
+        with torch.no_grad():
+            step, target = layer.scale_and_zero_point(stretch)[0], layer.values(weight, stretch)
+        tiles = tiles_of(tuple(weight.shape), tuple(step.shape))
+        terms.append(((weight - target).reshape(tiles.tensor) / step.reshape(tiles.scale)).square().mean())
+    return sum(terms) / len(terms) if terms else torch.zeros(())
