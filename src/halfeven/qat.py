@@ -296,7 +296,8 @@ def _keep_frozen(network: QuantizedNetwork, model: api.Model, source: ir.Model) 
     others = {name.rpartition("_")[0]: name for name in constants - own.keys() if name.rpartition("_")[2].isdigit()}
     network.renamed = {name: others[name] for name in own.keys() - constants if name in others}
     network.unused = frozenset(own.keys() - constants - network.renamed.keys())
-    return freeze(network, own, constants, buffers=buffers(model), norms=is_keras(model))
+    others_of = network.renamed.values()
+    return freeze(network, own, constants, renamed=others_of, buffers=buffers(model), norms=is_keras(model))
 
 
 def _constants(source: ir.Model) -> set[str]:

@@ -212,6 +212,30 @@ def test_buffers_stay_buffers_and_what_forward_does_not_use_stays_in_the_module(
     assert torch.equal(module.a.weight, network.get_parameter("a.weight"))
 
 
+class Named(nn.Module):
+    """A parameter that is called as the input, one that forward does not use, and a constant of forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.x, self.lifted = nn.Linear(8, 8), nn.Parameter(noise(8)), nn.Parameter(noise(8))
+
+    def forward(self, x: Any) -> Any:
+        return torch.relu(self.a(x)) * self.x * torch.tensor([1.0, 2, 3, 4, 5, 6, 7, 8])
+
+
+def test_a_constant_is_not_taken_for_a_parameter_whose_name_its_own_begins_with() -> None:
+    torch.manual_seed(0)
+    module, x = Named(), noise(4, 8)
+    network = qat.prepare(module, x)
+    assert any(name.startswith("lifted") for name in network.paths)
+    step(network, x)
+    before = copy.deepcopy(module.state_dict())
+    after = qat.restore(module, network).state_dict()
+    assert {name for name in before if torch.equal(after[name], before[name])} == {"lifted"}
+    network.float_only = True
+    torch.testing.assert_close(network(x), module(x))
+
+
 def test_restoring_into_a_module_that_lacks_what_was_trained_is_refused() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))

@@ -21,6 +21,7 @@ def freeze(
     learned: Mapping[str, bool],
     constants: Collection[str],
     *,
+    renamed: Collection[str] = (),
     buffers: Collection[str] = (),
     norms: bool,
 ) -> tuple[str, ...]:
@@ -30,15 +31,15 @@ def freeze(
         network: As made; its tensors bear the module's names.
         learned: Of the module's parameters and buffers, whether a loop would train them.
         constants: Names of all tensors of the float graph; those that `learned` lacks are constants of forward, but for
-            parameters that had to be renamed there, with a number behind.
+            parameters that had to be renamed there.
+        renamed: The names there of such parameters.
         buffers: Which of `learned` are no parameters.
         norms: Whether the statistics of a normalization stay with its parameters.
     """
     parameters = dict(network.named_parameters())
-    renamed = tuple(f"{name}_" for name in learned if name not in constants)
     kept = []
     for name, path in network.paths.items():
-        if path not in parameters or learned.get(name, name not in constants or name.startswith(renamed)):
+        if path not in parameters or learned.get(name, name not in constants or name in renamed):
             continue
         kept += [name] if name in learned else []
         if name in learned and name not in buffers:
