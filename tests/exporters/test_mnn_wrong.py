@@ -25,7 +25,8 @@ from halfeven.targets.mnn import MNN
 pytest.importorskip("MNN")
 Build = Callable[..., ir.Model]
 FRAME = """g (float[1,4,12,12] x) => (float[1,c,n,m] y) <float[8,4,3,3] w, float[4,8,1,1] v, float[4] up = {1, 1, 1.5, 1.5},
-  float[4] twice = {1, 1, 2, 2}, float[4] half = {1, 1, 0.5, 0.5}, int64 two = {2}, int64[1] channels = {1}>
+  float[4] twice = {1, 1, 2, 2}, float[4] half = {1, 1, 0.5, 0.5}, int64 two = {2}, int64[1] channels = {1},
+  int64[4] one = {1, 8, 1, 1}>
   { a = Conv<pads=[1,1,1,1]>(x, w)  %s  y = Conv(b, v) }"""
 NEAREST = '[n] b = Resize<mode="nearest", coordinate_transformation_mode="%s", nearest_mode="%s">(a, , %s)'
 CUBIC = '[n] b = Resize<mode="cubic", coordinate_transformation_mode="%s", cubic_coeff_a=%s>(a, , %s)'
@@ -38,6 +39,7 @@ WRONG = {
     "cubic": (CUBIC % ("half_pixel", -0.75, "twice"), "cubic interpolation is exact for other coordinates"),
     "cubic of another coefficient": (CUBIC % ("asymmetric", -0.5, "twice"), "cubic interpolation is exact for other"),
     "antialias": ('[n] b = Resize<mode="linear", antialias=1>(a, , half)', "drops antialias"),
+    "antialias to one element": ('[n] b = Resize<mode="linear", antialias=1>(a, , , one)', "drops antialias"),
     "a norm": ("[n] s = ReduceL2(a, channels)  b = Mul(a, s)", "reads axes from an attribute alone"),
     "shrink": ("[n] b = Shrink(a)", "with other numbers"),
 }

@@ -76,7 +76,8 @@ def wrong(node: ir.Node, shapes: Shapes) -> str:
 def _wrong_resize(node: ir.Node, shapes: Shapes) -> str:
     axes = [places for places in _coordinates(node, shapes) if places is not None]
     mode = ops.attribute(node, "mode", "nearest")
-    if ops.attribute(node, "antialias", 0) and any(np.diff(places).max(initial=0) > 1 for places in axes):
+    smaller = any(places.size == 1 or np.diff(places).max(initial=0) > 1 for places in axes)
+    if ops.attribute(node, "antialias", 0) and smaller:
         return "as it drops antialias"
     if mode == "cubic":
         plain = ops.attribute(node, "cubic_coeff_a", CUBIC) == CUBIC and not ops.attribute(node, "exclude_outside", 0)
