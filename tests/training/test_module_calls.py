@@ -5,6 +5,7 @@ no place in the module is named; notes say what stays float.
 """
 
 import copy
+import inspect
 import pickle
 from typing import Any
 
@@ -16,6 +17,7 @@ pytest.importorskip("onnxscript")
 
 from halfeven import qat
 from halfeven.errors import BadOption
+from halfeven.training.arguments import Arguments, Input, MisfitError
 from halfeven.training.loop import Recipe, fit
 
 nn, F = torch.nn, torch.nn.functional
@@ -66,6 +68,19 @@ def test_a_network_is_called_with_the_nests_and_names_of_its_module() -> None:
         network(x, (state[0],), gain=gain)
     with pytest.raises(BadOption, match="'gain' is missing"):
         network(x, state)
+
+
+def test_a_nan_that_is_built_in_is_that_of_a_call() -> None:
+    nan, x = float("nan"), noise(2)
+
+    def forward(x: Any, blank: float = nan, *, other: float = 1.0) -> Any: ...
+
+    takes = Arguments.of(inspect.signature(forward), {"x": Input("x"), "blank": nan, "other": nan})
+    for call in ((x, nan), (x, np.float32(nan).item()), (x,)):
+        assert takes.tensors(call, {"other": nan}) == {"x": x}
+    for call, named in (((x, 1.0), {"other": nan}), ((x, nan), {"other": 1.0}), ((x, nan), {})):
+        with pytest.raises(MisfitError, match="is nan, which is built into the network"):
+            takes.tensors(call, named)
 
 
 class Switched(nn.Module):

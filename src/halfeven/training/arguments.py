@@ -178,5 +178,5 @@ def _collect(nest: Any, given: Any, where: str, found: dict[str, Any]) -> None:
             raise MisfitError(f"'{where}' has {len(nest)} parts")
         for i, part in enumerate(nest):
             _collect(part, given[i], f"{where}[{i}]", found)
-    elif hasattr(given, "shape") or given != nest:
+    elif hasattr(given, "shape") or (given != nest and (given == given or nest == nest)):  # NaN is not itself
         raise MisfitError(f"'{where}' is {nest!r}, which is built into the network")
