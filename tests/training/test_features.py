@@ -86,6 +86,17 @@ def test_patterns_choose_tensors_by_their_names_or_their_nodes() -> None:
         features_of(network, ["stem/Canv"])
 
 
+def test_a_name_with_brackets_fits_itself() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["": 17]> g (float[N,4] x) => (float[N,4] y) <float[4,4] w, float[4,4] v> '
+        "{ m = MatMul(x, w)  r = Relu(m)  y = MatMul(r, v) }"
+    )
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), n) for n in "wv")
+    model.graph.node[0].output[0] = model.graph.node[1].input[0] = "m[0]"
+    network = qat.prepare(model, data=np.ones((4, 4), np.float32))
+    assert features_of(network, ["m[0]"]).names == ("m[0]",)
+
+
 def test_a_feature_is_what_the_next_layer_of_the_exported_file_reads(tmp_path: Path) -> None:
     network, x = qat.prepare(module(), pictures(), target="litert"), pictures(4)
     features = features_of(network)

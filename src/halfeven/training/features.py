@@ -87,13 +87,16 @@ def _groups(program: Program) -> dict[str, int]:
 def _matching(program: Program, patterns: Sequence[str]) -> tuple[str, ...]:
     made = {name: instruction.name for instruction in program.instructions for name in instruction.outputs if name}
     for pattern in patterns:
-        if not any(fnmatchcase(word, pattern) for pair in made.items() for word in pair):
+        if not any(_fits(word, pattern) for pair in made.items() for word in pair):
             near = get_close_matches(pattern, [*made, *made.values()], 1)
             hint = f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(list(made)[:8])} and so on."
             raise BadOption(f"feature_tensors '{pattern}' fits no tensor and no node of the network. {hint}")
-    return tuple(
-        name for name, node in made.items() if any(fnmatchcase(word, p) for word in (name, node) for p in patterns)
-    )
+    return tuple(name for name, node in made.items() if any(_fits(word, p) for word in (name, node) for p in patterns))
+
+
+def _fits(word: str, pattern: str) -> bool:
+    """Whether a pattern fits a name, which may have brackets itself."""
+    return word == pattern or fnmatchcase(word, pattern)
 
 
 def _sums(network: QuantizedNetwork) -> tuple[str, ...]:
