@@ -148,7 +148,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         args = _parsed(words)
-        status = _command(args.command)(args)
+        command = _command(args.command)
+        if argv is None:
+            from halfeven.memory import keep_modules
+
+            keep_modules()
+        status = command(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail(INTERRUPTED, 130)

@@ -22,6 +22,11 @@ def forget_models(weights: int) -> None:
         give_back(weights)
 
 
+def keep_modules() -> None:
+    """Take what is loaded so far out of every search for what nothing refers to; for a process of one command."""
+    gc.freeze()
+
+
 def give_back(freed: int) -> None:
     """Return freed memory, about `freed` bytes, to the system, where the C library can."""
     if freed >= SMALL and (trim := _trim()) is not None:

@@ -233,8 +233,7 @@ def conform(
     trained = from_torch.is_module(model)
     held = draft_of_trained(model) if trained else model if isinstance(model, Draft) else load(model)
     source = held.model if isinstance(held, Draft) else held
-    settings = {"preprocess": preprocess, "labels": labels, "limit": limit}
-    feed = open_data(source, data, settings, held_out=False)
+    feed = open_data(source, data, {"preprocess": preprocess, "labels": labels, "limit": limit}, held_out=False)
     return run_beside(held, list(feed.calibration), runtimes, labels=feed.labels, progress=progress)
 
 

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from halfeven.draft import Batch
 from halfeven.graph import ops
 from halfeven.run.ort import OrtExecutor
+from halfeven.run.reused import ReusedOutputs
 
 PROBED = 64  # channels of the probe, a multiple of every block
 
@@ -26,13 +27,13 @@ PROBED = 64  # channels of the probe, a multiple of every block
 class BlockedExecutor:
     """Runs a float model on feeds and returns the values of `watch` as they lie; `blocks` says which lie in blocks."""
 
-    run: OrtExecutor
+    run: ReusedOutputs
     blocks: dict[str, int]
     """The block of each watched value that lies in blocks, by name."""
     _names: dict[str, str] = field(repr=False)
 
     def __call__(self, feeds: Batch, label: str = "") -> Batch:
-        """Run once; raises what `OrtExecutor` does."""
+        """Run once; raises what `OrtExecutor` does. The values stand until the same thread's next call."""
         values = self.run(feeds, label)
         return {name: values[inside] for name, inside in self._names.items()}
 
@@ -62,7 +63,7 @@ def _cut(model: ir.Model, watch: tuple[str, ...], threads: int, block: int) -> B
         names = {name: (found[name].name or "") if name in found else name for name in watch}
         run = OrtExecutor(optimized, tuple(dict.fromkeys(names.values())), threads, optimize=False)
         run.outputs  # noqa: B018  reads the weights before their file goes
-        return BlockedExecutor(run, dict.fromkeys(found, block), names)
+        return BlockedExecutor(ReusedOutputs(run), dict.fromkeys(found, block), names)
 
 
 def _before(value: ir.Value, block: int) -> ir.Value | None:

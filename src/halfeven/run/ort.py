@@ -73,6 +73,11 @@ class OrtExecutor:
         return [out.name for out in self.session.get_outputs()]  # type: ignore[attr-defined]
 
     @property
+    def as_computed(self) -> bool:
+        """Whether a call returns every output as the runtime gave it."""
+        return not self._turned
+
+    @property
     def widths(self) -> dict[str, type[np.floating]]:
         """The types of its real inputs, by name."""
         ports = self.session.get_inputs()  # type: ignore[attr-defined]

@@ -24,6 +24,7 @@ from halfeven.memory import forget_models
 from halfeven.numerics.tally import NONE, Lying
 from halfeven.run.blocked import blocked
 from halfeven.run.ort import OrtExecutor
+from halfeven.run.reused import ReusedOutputs
 from halfeven.run.samples import cores, flights, in_order
 
 Factors: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
@@ -64,7 +65,8 @@ class Watching:
     ) -> Iterator[R]:
         """Yield `work(run, (number, sample))` in order; `total` samples are expected, None if nobody knows.
 
-        A run gives the feeds and the watched values, and how those lie that do not lie as they are to be seen.
+        A run gives the feeds and the watched values, and how those lie that do not lie as they are to be seen. The
+        values stand until the same thread's next run.
         """
         few = (total or 0) < ENOUGH or weigh(self.model) > MOST
         run = self._in_order() if few else self._as_it_lies()
@@ -76,7 +78,7 @@ class Watching:
         return cores() // self.at_once
 
     def _in_order(self) -> Run:
-        return self._seen(OrtExecutor(self.model, self.names, self.threads), {})
+        return self._seen(ReusedOutputs(OrtExecutor(self.model, self.names, self.threads)), {})
 
     def _as_it_lies(self) -> Run:
         try:
