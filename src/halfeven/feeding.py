@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import onnx_ir as ir
 
 from halfeven.data.check import DataCheck, Findings, Readable, checked
-from halfeven.data.lead import LedSource, Turn
+from halfeven.data.lead import LedSource, Turn, few
 from halfeven.data.part import Part, read_ahead
 from halfeven.data.preprocess import Preprocess, parse_preprocess
 from halfeven.data.sample import InputSpec, Sample, Source
@@ -145,8 +145,8 @@ class Feed:
         return tuple(dict.fromkeys(said))
 
     def some(self, count: int) -> Iterator[tuple[str, Sample]]:
-        """The first few samples."""
-        return islice(self.calibration, count)
+        """A few samples, the same ones in whatever order the data were given (data/lead.py)."""
+        return few(self.calibration, count)
 
 
 def open_data(

@@ -15,6 +15,8 @@ import pytest
 import halfeven as package
 from halfeven import Record, Result
 from halfeven.errors import BadCalibration
+from halfeven.feeding import open_data
+from halfeven.graph.model import load
 
 MERGING = ("minmax", "percentile", "entropy", "mse", "auto")
 Scales = dict[int, tuple[list[float], list[int]]]
@@ -188,3 +190,12 @@ def test_two_processes_write_the_same_bytes(demo_model: str, demo_pictures: np.n
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         files.append((tmp_path / f"{seed}.onnx").read_bytes())
     assert files[0] == files[1]
+
+
+def test_a_few_samples_are_the_same_ones_in_whatever_order_the_data_are_given(net: str, x: np.ndarray) -> None:
+    taken = []
+    for given in (x, x[::-1], Loader(x[::-1], 7)):
+        feed = open_data(load(net), given, {}, held_out=False)
+        taken.append([feeds["x"].tobytes() for _, feeds in feed.some(5)])
+    assert taken[0] == taken[1] == taken[2]
+    assert taken[0] != [row[None].tobytes() for row in x[:5]]
