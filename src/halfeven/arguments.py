@@ -140,7 +140,7 @@ def _search(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--bits", metavar="LIST", help="widths that a weight may have, from 2 to 8 (default: 2,4,8)")
     text = "bits that a weight may have in the mean over all elements (default: 4.5)"
     sub.add_argument("--budget", type=_number, metavar="BITS", help=text)
-    text = "to measure with; each is a run for each weight and width (default: 8)"
+    text = "to measure with; each is a run for each weight and width (default: 16)"
     sub.add_argument("--samples", type=_whole, metavar="N", help=text)
     text = "end measuring after so long and choose by what is known; the same command goes on there"
     sub.add_argument("--minutes", type=_number, metavar="M", help=text)

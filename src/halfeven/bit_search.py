@@ -129,7 +129,7 @@ def search(
     limit: int | None = None,
     example_inputs: Any = None,
     config: str | Path | None = None,
-    samples: int = 8,
+    samples: int = 16,
     minutes: float | None = None,
     sensitivities: str | Path | None = None,
     progress: Progress = no_progress,

@@ -55,6 +55,18 @@ def test_shapes_that_depend_on_the_data_are_run_anew(build: Build) -> None:
         np.testing.assert_array_equal(reused(feeds)["y"], run(feeds)["y"])
 
 
+def test_outputs_that_are_no_arrays_of_numbers_come_as_in_an_ordinary_run(build: Build) -> None:
+    run = OrtExecutor(
+        build("g (float[n] x) => (seq(float[m]) y, float[n] z) { y = SequenceConstruct(x, x)  z = Abs(x) }"), (), 1
+    )
+    reused = ReusedOutputs(run)
+    for seed in range(3):
+        feeds = {"x": _x(4, seed=seed)}
+        expected, found = run(feeds), reused(feeds)
+        np.testing.assert_array_equal(found["y"], expected["y"])
+        np.testing.assert_array_equal(found["z"], expected["z"])
+
+
 def test_inputs_that_do_not_lie_in_order_are_taken_as_they_are_seen(build: Build) -> None:
     run = OrtExecutor(build(NET), (), 1)
     reused = ReusedOutputs(run)

@@ -58,7 +58,7 @@ def pictures() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def found(pictures: np.ndarray) -> Search:
-    return halfeven.search(NETWORK, pictures, preprocess="fashion-mnist", bits=WIDTHS, budget=4, samples=4)
+    return halfeven.search(NETWORK, pictures, preprocess="fashion-mnist", bits=WIDTHS, budget=4)
 
 
 def constants(draft: Draft) -> dict[str, np.ndarray]:

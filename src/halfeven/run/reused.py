@@ -29,7 +29,7 @@ class ReusedOutputs:
             return dict(self._held.values)
         self._held.shapes = None
         values = self.run(feeds, label)
-        if self.run.as_computed and all(x.dtype.kind in "fiub" and x.size for x in values.values()):
+        if self.run.as_computed and all(_plain(x) for x in values.values()):
             self._held.binding, self._held.values, self._held.shapes = self._bound(values), values, shapes
         return dict(values)
 
@@ -50,3 +50,8 @@ class ReusedOutputs:
         except Exception:  # another shape inside, or feeds that an ordinary run refuses with its reason
             return False
         return True
+
+
+def _plain(x: object) -> bool:
+    """Whether an output is an array of numbers, which an array can receive; not a sequence, texts or nothing at all."""
+    return isinstance(x, np.ndarray) and x.dtype.kind in "fiub" and x.size > 0

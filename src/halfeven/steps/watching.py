@@ -9,7 +9,7 @@ for blocks takes time to open.
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from math import prod
 from typing import TypeAlias, TypeVar
 
@@ -92,12 +92,15 @@ class Watching:
     def _seen(self, executor: Callable[[Batch, str], Batch], blocks: Mapping[str, int]) -> Run:
         others = [name for name in self.names if name in blocks or name in self.factors]
 
+        @lru_cache(1)  # most samples have the shapes of the one before
+        def lying(*planes: int) -> Mapping[str, Lying]:
+            return {
+                name: Lying(plane, blocks.get(name, 1), self.factors.get(name, NONE))
+                for name, plane in zip(others, planes, strict=True)
+            }
+
         def run(feeds: Batch, label: str) -> tuple[Batch, Mapping[str, Lying]]:
             values = executor(feeds, label)
-            lying = {
-                name: Lying(prod(values[name].shape[2:]), blocks.get(name, 1), self.factors.get(name, NONE))
-                for name in others
-            }
-            return {**feeds, **values}, lying
+            return {**feeds, **values}, lying(*(prod(values[name].shape[2:]) for name in others))
 
         return run
