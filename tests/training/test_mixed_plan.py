@@ -59,7 +59,10 @@ def test_each_weight_trains_in_its_bits_and_the_file_computes_what_was_trained(
     halfeven.export(network, tmp_path / "m.onnx", format)
     run = OrtExecutor(tmp_path / "m.onnx", optimize=False)
     ours, (given,) = network(x).detach().numpy(), run(dict.fromkeys(run.widths, pictures)).values()
-    assert np.mean(np.abs(ours - given) < 1e-5 * np.abs(ours).max()) > 0.97
+    alike = (np.abs(ours - given) < 1e-5 * np.abs(ours).max()).all(1)
+    assert (
+        alike.mean() >= 0.9
+    )  # of a few pictures some code meets a tie, of which sums of floats decide (training_bits.py)
     kinds = [t.data_type for t in onnx.load(tmp_path / "m.onnx").graph.initializer]
     assert (onnx.TensorProto.INT4 in kinds) == (format == "qdq-int4")
 
@@ -92,7 +95,10 @@ def test_activations_may_have_few_bits_besides(plan: Plan, pictures: np.ndarray,
     run = OrtExecutor(tmp_path / "m.onnx", optimize=False)
     ours = network(torch.tensor(pictures)).detach().numpy()
     (given,) = run(dict.fromkeys(run.widths, pictures)).values()
-    assert np.mean(np.abs(ours - given) < 1e-5 * np.abs(ours).max()) > 0.97
+    alike = (np.abs(ours - given) < 1e-5 * np.abs(ours).max()).all(1)
+    assert (
+        alike.mean() >= 0.9
+    )  # of a few pictures some code meets a tie, of which sums of floats decide (training_bits.py)
 
 
 def test_a_module_is_searched_and_trained_by_what_was_found(tmp_path: Path) -> None:
