@@ -30,7 +30,7 @@ from halfeven.stats.observer import Doubles, Observers
 from halfeven.steps.watching import Run, Watching
 
 TOGETHER = 512
-TRIMMED = 128  # samples after which freed memory goes back: pieces between what lives on would add up over thousands
+TRIMMED = 32  # samples after which freed memory goes back: pieces between what lives on would add up over thousands
 MOMENT_BYTES = 1 << 28  # second moments of all layers together; the weights of further layers round to nearest
 Vectors: TypeAlias = dict[str, npt.NDArray[np.float32]]
 PER_WEIGHT = 2  # input vectors taken from a sample for each weight that multiplies one: short vectors need few
