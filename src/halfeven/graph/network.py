@@ -117,3 +117,16 @@ class Network:
         made = op.outputs[0]
         readers, ends = self.readers(made.name), any(t.name == made.name for t in self.outputs)
         return readers[0] if len(readers) == 1 and readers[0].kind == kind and not ends and not made.coded else None
+
+
+def divisor(op: Op) -> float:
+    """The one number that an operator divides by (Div); 0 where it divides by none, by several, or by codes."""
+    tensor = op.inputs[1] if len(op.inputs) > 1 else None
+    if tensor is None or tensor.coded or tensor.data is None or tensor.data.size != 1:
+        return 0.0
+    return float(tensor.data.ravel()[0])
+
+
+def looked_up(op: Op) -> Mapping[str, Any]:
+    """What a table of `numerics.code_tables` is made of besides codes: the attributes; of a Div its divisor."""
+    return {"divisor": divisor(op)} if op.kind == "Div" else op.attributes

@@ -23,7 +23,7 @@ from halfeven.exporters.c.program import (
     stored_as,
 )
 from halfeven.graph.clamps import clamp_bounds
-from halfeven.graph.network import Op
+from halfeven.graph.network import Op, divisor, looked_up
 from halfeven.numerics.code_tables import code_table, exponentials, softmax_multiplier
 from halfeven.numerics.elementwise import Affine, Output
 from halfeven.numerics.integer_target import affine_of, mean_multiplier, output_of, sum_multipliers
@@ -88,18 +88,11 @@ def lookup(program: Program, op: Op) -> None:
             refuse(op, "its bounds are not constant", "Make them constant.")
         inner = output_of(wanted, (low, high))
         out = Output(out.affine, min(max(inner.low, out.low), out.high), max(min(inner.high, out.high), out.low))
-    attributes = op.attributes if op.kind != "Div" else {"divisor": _divisor(program, op)}
-    table = code_table(op.kind, given, out, attributes=attributes)
+    if op.kind == "Div" and divisor(op) == 0.0:
+        refuse(op, "it does not divide by one number other than 0", "Multiply by the inverses instead.")
+    table = code_table(op.kind, given, out, attributes=looked_up(op))
     entries = program.array(table, np.int8, f"table of {op.name}")
     program.call(op, "lookup", (name,), program.output(op, shape), count=prod(shape), table=entries)
-
-
-def _divisor(program: Program, op: Op) -> float:
-    tensor = op.inputs[1]
-    values = None if tensor is None or tensor.coded else program.known(tensor)
-    if values is None or values.size != 1 or not values.all():
-        refuse(op, "it does not divide by one number other than 0", "Multiply by the inverses instead.")
-    return float(values.ravel()[0])
 
 
 def softmax(program: Program, op: Op, opset: int = 13) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from halfeven.errors import BadOption
-from halfeven.graph.network import Network, Op
+from halfeven.graph.network import Network, Op, divisor, looked_up
 from halfeven.numerics import code_tables, integer_target
 from halfeven.numerics.elementwise import Output
 from halfeven.numerics.grid import INT8, INT8_NARROW
@@ -52,8 +52,7 @@ class Looked:
     def __call__(self, op: Op, threads: int = 1) -> Run:
         """The table, looked up."""
         low, dtype = INT8.low, code_type(op.outputs[0])
-        attributes = op.attributes if op.kind != "Div" else {"divisor": _divisor(op)}
-        table = code_tables.code_table(op.kind, affine(op, 0), _limits(op), low, attributes)
+        table = code_tables.code_table(op.kind, affine(op, 0), _limits(op), low, looked_up(op))
         return lambda arrays: (code_tables.look_up(given(arrays, 0), table, low).astype(dtype),)
 
 
@@ -71,15 +70,8 @@ def _limits(op: Op) -> Output:
     return result(replace(op, clamp=(clamp[0], clamp[1])))
 
 
-def _divisor(op: Op) -> float:
-    """The one number that a Div divides by; 0 where there is none."""
-    tensor = operand(op, 1)
-    one = tensor is not None and not tensor.coded and tensor.data is not None and tensor.data.size == 1
-    return float(np.asarray(tensor.data).ravel()[0]) if tensor is not None and one else 0.0
-
-
 def _divides(op: Op, _: Network) -> bool:
-    return op.kind != "Div" or _divisor(op) != 0.0
+    return op.kind != "Div" or divisor(op) != 0.0
 
 
 def _sum(sign: int) -> Compute:
