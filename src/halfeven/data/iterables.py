@@ -253,10 +253,11 @@ class Streamed:
     def picked(self, numbers: Sequence[int]) -> Iterator[tuple[str, Reader]]:
         """See Source; a pass keeps them in a temporary file, from which they come any number of times."""
         wanted = tuple(sorted(set(numbers)))
+        place = {number: i for i, number in enumerate(wanted)}
         if wanted not in self._kept:
             self._kept.clear()
-            self._kept[wanted] = Spool(attempt for i, (_, attempt) in enumerate(self._named()) if i in set(wanted))
-        spool, place = self._kept[wanted], {number: i for i, number in enumerate(wanted)}
+            self._kept[wanted] = Spool(attempt for i, (_, attempt) in enumerate(self._named()) if i in place)
+        spool = self._kept[wanted]
         return ((f"data[{number}]", partial(spool.read, place[number])) for number in numbers)
 
     def __iter__(self) -> Iterator[tuple[str, Sample]]:

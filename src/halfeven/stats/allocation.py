@@ -114,12 +114,8 @@ def _steps(errors: Doubles, costs: Counts, hulls: list[list[int]]) -> list[_Step
     found = []
     for weight, hull in enumerate(hulls):
         e, c = errors[weight], costs[weight]
-        found += [_Step(_slope(e, c, a, b), weight, b, int(c[b] - c[a]), float(e[b] - e[a])) for a, b in _pairs(hull)]
+        found += [_Step(_slope(e, c, a, b), weight, b, int(c[b] - c[a]), float(e[b] - e[a])) for a, b in pairwise(hull)]
     return sorted(found, key=lambda step: step.slope)  # stable: equal slopes of a weight stay in order
-
-
-def _pairs(hull: list[int]) -> list[tuple[int, int]]:
-    return list(pairwise(hull))
 
 
 def _filled(errors: Doubles, costs: Counts, hulls: list[list[int]], budget: int) -> Allocation:

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from halfeven.data.digest import sample_digest
 from halfeven.draft import Batch, Draft, Progress
 from halfeven.errors import BadCalibration, BadOption
 from halfeven.files import write_text
@@ -197,8 +198,7 @@ class Sensitivities:
         """
         key = hashlib.sha256(f"{model_digest(probe.draft.model)} {probe.draft.plan.digest}".encode())
         for _, feeds in probe.samples:
-            for name, array in sorted(feeds.items()):
-                key.update(f"{name} {array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+            key.update(sample_digest(feeds))
         found = cls(key.hexdigest()[:16], path)
         if path is None or not path.exists():
             return found
