@@ -55,6 +55,16 @@ def test_shapes_that_depend_on_the_data_are_run_anew(build: Build) -> None:
         np.testing.assert_array_equal(reused(feeds)["y"], run(feeds)["y"])
 
 
+def test_once_arrays_were_refused_no_sample_is_run_twice(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    reused = ReusedOutputs(OrtExecutor(build(FOUND), (), 1))
+    tried: list[bool] = []
+    again = ReusedOutputs._again
+    monkeypatch.setattr(ReusedOutputs, "_again", lambda self, feeds: tried.append(again(self, feeds)) or tried[-1])
+    for row in ([1, 0, 2], [0, 3, 0], [1, 1, 0], [0, 5, 0], [4, 5, 6]):
+        reused({"x": np.float32(row)})
+    assert tried == [False]
+
+
 def test_outputs_that_are_no_arrays_of_numbers_come_as_in_an_ordinary_run(build: Build) -> None:
     run = OrtExecutor(
         build("g (float[n] x) => (seq(float[m]) y, float[n] z) { y = SequenceConstruct(x, x)  z = Abs(x) }"), (), 1

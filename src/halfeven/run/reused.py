@@ -2,7 +2,8 @@
 
 New arrays for every run are memory taken from the system, filled with zeros by it, and given back: a third of the time
 of a small network of which much is watched. So samples of the shapes that a thread's last one had are computed into the
-arrays of that one. Where shapes depend on the data the runtime refuses such arrays, and the sample is run as any.
+arrays of that one. Where shapes depend on the data the runtime refuses such arrays: then all further samples are run as
+any, with the same result.
 """
 
 from dataclasses import dataclass, field
@@ -25,11 +26,12 @@ class ReusedOutputs:
     def __call__(self, feeds: Batch, label: str = "") -> Batch:
         """Run once; raises what `OrtExecutor` does."""
         shapes = {name: (x.shape, x.dtype) for name, x in feeds.items()}
-        if getattr(self._held, "shapes", None) == shapes and self._again(feeds):
+        if (again := getattr(self._held, "shapes", None) == shapes) and self._again(feeds):
             return dict(self._held.values)
         self._held.shapes = None
         values = self.run(feeds, label)
-        if self.run.as_computed and all(_plain(x) for x in values.values()):
+        self._held.refused = again or getattr(self._held, "refused", False)  # it runs, but not into those arrays
+        if not self._held.refused and self.run.as_computed and all(_plain(x) for x in values.values()):
             self._held.binding, self._held.values, self._held.shapes = self._bound(values), values, shapes
         return dict(values)
 
