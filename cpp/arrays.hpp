@@ -13,6 +13,8 @@ namespace nb = nanobind;
 template <typename T>
 using Input = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 template <typename T>
+using AnyShape = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+template <typename T>
 using InOut = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // (outer, channels, inner).

@@ -116,7 +116,7 @@ halfeven::Planes planes(const Lying& lying, std::size_t count) {
     return {plane, block, channels ? factors.data() : nullptr, std::max(channels, std::size_t{1})};
 }
 
-Output<double> tally_take(halfeven::Tally& tally, const std::vector<Input<float>>& tensors,
+Output<double> tally_take(halfeven::Tally& tally, const std::vector<AnyShape<float>>& tensors,
                           const std::vector<std::size_t>& strides, const std::vector<Lying>& lying, int threads) {
     if (tensors.size() != tally.size() || strides.size() != tally.size() || lying.size() != tally.size())
         throw std::invalid_argument("Tally.take: one array, one stride and one layout were expected for each tensor");

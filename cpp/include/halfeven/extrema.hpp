@@ -58,8 +58,8 @@ inline void widen(KeyRange& keys, float x) {
 #else
 #define HALFEVEN_PREFETCH(address)
 #endif
-constexpr std::size_t LINE = 16;    // floats in a cache line
-constexpr std::size_t AHEAD = 512;  // floats; reaches past the end, where a prefetch does nothing
+constexpr std::size_t LINE = 16;     // floats in a cache line
+constexpr std::size_t AHEAD = 2048;  // floats; reaches past the end, where a prefetch does nothing
 
 HALFEVEN_CLONES static KeyRange key_range(const float* x, std::size_t count) {
     KeyRange keys;

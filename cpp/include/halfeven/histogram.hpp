@@ -29,6 +29,7 @@ namespace halfeven {
 constexpr int BINS = 4096;
 constexpr int MIN_EXPONENT = -126;  // 2^126 is a float32; no scale is smaller
 constexpr int BANKS = 4;
+constexpr std::size_t TOGETHER = 4;  // chunks whose lanes are sampled at once: for one the loops are too short to be fast
 constexpr std::size_t PARALLEL_GRAIN = std::size_t{1} << 18;  // elements a thread should have at least
 constexpr std::size_t SEGMENT = std::size_t{1} << 30;         // elements that 32-bit counters take
 
@@ -243,7 +244,7 @@ inline Histogram fill(const float* x, std::size_t count, std::size_t stride, con
     Filling filling;
     std::vector<std::size_t> next(in.block);  // of each lane, the position to be counted next, from the chunk's first
     std::vector<std::int32_t> low(in.block), high(in.block);
-    const std::size_t most = CHUNK / in.block;
+    const std::size_t most = CHUNK / in.block * std::min(stride, TOGETHER);
     for (std::size_t channel = 0; channel * in.plane < count; channel += in.block) {
         const float* plane = x + channel * in.plane;
         const float* factors = in.factors ? in.factors + channel % in.channels : nullptr;
@@ -263,7 +264,7 @@ inline Histogram fill(const float* x, std::size_t count, std::size_t stride, con
             } else {
                 lane_keys(chunk, positions, in.block, low.data(), high.data());
             }
-            float* out = filling.room(std::min(positions * in.block, in.block * (positions / stride + 1)));
+            float* out = filling.room(in.block * ((positions + stride - 1) / stride));
             std::size_t kept = 0;
             for (std::size_t lane = 0; lane < in.block; ++lane) {
                 const float factor = factors ? factors[lane] : 1.0f;

@@ -155,13 +155,22 @@ class Table:
 
     def contents(self) -> list[bytes]:
         """What tells the samples apart; of pictures that are yet to be prepared, the pictures."""
-        parts = [sample_digest(self._raw(index), BLOCKS) for index in range(len(self.picks))]
-        return told_apart(parts, lambda index: sample_digest(self._raw(index)))
+        return told_apart([self._content(index, BLOCKS) for index in range(len(self.picks))], self._content)
 
-    def _raw(self, index: int) -> Sample:
-        if all(cut.prepare is None for cut in self.cuts):
-            return self.read(index)
-        return {cut.key: np.array(cut.rows(self.opened[cut.key], self.picks[index])) for cut in self.cuts}
+    def _content(self, index: int, blocks: int | None = None) -> bytes:
+        digest = sample_digest(self._stored(index), blocks)
+        for array in self.opened.values():
+            let_go(array)
+        return digest
+
+    def _stored(self, index: int) -> Sample:
+        """What is stored of sample `index`: not copied, unless it has to be converted."""
+        if any(cut.prepare is not None for cut in self.cuts):
+            return {cut.key: cut.rows(self.opened[cut.key], self.picks[index]) for cut in self.cuts}
+        taken = {cut.spec: cut.take(self.opened[cut.key], self.picks[index]) for cut in self.cuts}
+        name = self.name(index)
+        stored = {spec.name: x if x.dtype == spec.dtype else cast(x, spec, name) for spec, x in taken.items()}
+        return fill_zeros(stored, self.zeros)
 
     def truth(self, stored: Stored) -> Truth:
         """The class of each sample, from an array [runs]."""

@@ -18,6 +18,7 @@ from halfeven.data.digest import sample_digest
 from halfeven.data.preprocess import Preprocess
 from halfeven.data.sample import Array, InputSpec, Reader, Sample, is_float, shape_text
 from halfeven.errors import BadCalibration
+from halfeven.numerics.native import channel_summary, extrema
 
 _NAMED = 20
 _CHANNELS = 4096
@@ -47,6 +48,10 @@ def check_sample(label: str, sample: Sample, specs: Sequence[InputSpec]) -> None
                 f"{label}: input {spec} holds {int((~finite).sum())} values that are not finite, the first being "
                 f"{array[place]} at {shape_text([int(axis) for axis in place])}. Repair or remove the sample."
             )
+
+
+def _all_finite(array: Array) -> bool:
+    return extrema(array)[2:] == (0, 0) if array.dtype == np.float32 else bool(np.isfinite(array).all())
 
 
 def _shape_fix(spec: InputSpec, array: Array) -> str:
@@ -150,6 +155,9 @@ class InputRange:
     @classmethod
     def of(cls, array: Array, axis: int | None) -> "InputRange":
         """Of one sample."""
+        if axis == 1 and array.dtype == np.float32:
+            low, high, _ = channel_summary(array, array.size)
+            return cls(low, high, axis)
         rows = array.reshape(1, -1) if axis is None else np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
         return cls(rows.min(1), rows.max(1), axis)
 

@@ -1,7 +1,8 @@
 """SHA-256 of samples: of names, dtypes, shapes and bytes of all feeds; a bad sample counts as a gap.
 
 Each sample is hashed when it is first read, in whatever order; only what was not read is read for it. The digest of all
-is that of the samples' digests in order.
+is that of the samples' digests in order. Samples are told apart by some blocks of their arrays, and by all where these
+are alike.
 """
 
 import hashlib
@@ -27,29 +28,23 @@ class Digest(NamedTuple):
     part: bytes
     whole: bytes
 
-    @classmethod
-    def of(cls, sample: Sample) -> "Digest":
-        """Of a sample."""
-        return cls(sample_digest(sample, BLOCKS), sample_digest(sample))
-
-
-BAD_SAMPLE = Digest(BAD, BAD)
-
 
 def digests(readers: Iterable[Reader]) -> list[Digest]:
     """The digests of what each reader gives."""
     found = []
     for read in readers:
         try:
-            found.append(Digest.of(read()))
+            sample = read()
         except BadCalibration:
-            found.append(BAD_SAMPLE)
+            found.append(Digest(BAD, BAD))
+        else:
+            found.append(Digest(sample_digest(sample, BLOCKS), sample_digest(sample)))
     return found
 
 
-def digest_of(found: Iterable[Digest]) -> str:
-    """The digest (hex) of samples in this order."""
-    return hashlib.sha256(b"".join(one.whole for one in found)).hexdigest()
+def digest_of(found: Iterable[bytes]) -> str:
+    """The digest (hex) of samples with these digests, in this order."""
+    return hashlib.sha256(b"".join(found)).hexdigest()
 
 
 def told_apart(parts: Sequence[bytes], whole: Callable[[int], bytes]) -> list[bytes]:
@@ -64,34 +59,36 @@ class Digested:
     def __init__(self, read: Callable[[int], Sample], count: int) -> None:
         """`count` samples that `read` gives by number."""
         self._read, self._count = read, count
-        self._digests: dict[int, Digest] = {}
+        self._whole: dict[int, bytes] = {}
 
     def read(self, index: int) -> Sample:
         """The sample."""
         try:
             sample = self._read(index)
         except BadCalibration:
-            self._digests.setdefault(index, BAD_SAMPLE)
+            self._whole.setdefault(index, BAD)
             raise
-        if index not in self._digests:
-            self._digests[index] = Digest.of(sample)
+        if index not in self._whole:
+            self._whole[index] = sample_digest(sample)
         return sample
 
     def contents(self) -> list[bytes]:
         """What tells the samples apart."""
-        found = self._all()
-        return told_apart([one.part for one in found], lambda index: found[index].whole)
+        return told_apart([self._part(index) for index in range(self._count)], self._whole.__getitem__)
 
     def __call__(self) -> str:
         """The digest of all samples."""
-        return digest_of(self._all())
-
-    def _all(self) -> list[Digest]:
         for index in range(self._count):
-            if index not in self._digests:
+            if index not in self._whole:
                 with suppress(BadCalibration):
                     self.read(index)
-        return [self._digests[index] for index in range(self._count)]
+        return digest_of(self._whole[index] for index in range(self._count))
+
+    def _part(self, index: int) -> bytes:
+        try:
+            return sample_digest(self.read(index), BLOCKS)
+        except BadCalibration:
+            return BAD
 
 
 class FileDigests(dict[Path, bytes]):

@@ -225,7 +225,7 @@ class Streamed:
     @property
     def digest(self) -> str:
         """See Source; reads all samples."""
-        return digest_of(self._digests)
+        return digest_of(one.whole for one in self._digests)
 
     @property
     def contents(self) -> Sequence[bytes]:

@@ -6,9 +6,8 @@ widths are few, as they are powers of two) and brings them to one width in the e
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from threading import Lock
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +18,7 @@ from halfeven.numerics.native import Doubles, Extremes, Floats, histogram, nativ
 NONE: Floats = np.zeros(0, np.float32)
 
 
-@dataclass(frozen=True, eq=False)
-class Lying:
+class Lying(NamedTuple):
     """How a tensor [batch, channels, plane] lies in memory, and what is to be seen of it.
 
     It lies as [batch, channels / block, plane, block], and each channel is multiplied by its factor, float32 of shape
@@ -30,12 +28,12 @@ class Lying:
 
     plane: int = 0
     block: int = 1
-    factors: Floats = field(default_factory=lambda: NONE)
+    factors: Floats = NONE
 
     def seen(self, x: Floats) -> Floats:
-        """The tensor, shape (n,), as it is written, times the factors."""
+        """The tensor `x` as it is written, shape (n,), times the factors."""
         if not self.plane:
-            return x
+            return np.ravel(x)
         channels = x.reshape(-1, self.plane, self.block).swapaxes(1, 2).reshape(-1, self.plane)
         if self.factors.size:
             with np.errstate(over="ignore", invalid="ignore"):
@@ -51,7 +49,7 @@ class Tally(Protocol):
     """Histograms of a fixed number of tensors."""
 
     def take(self, tensors: Sequence[Floats], strides: Sequence[int], lying: Sequence[Lying], threads: int) -> Doubles:
-        """Take one sample of each tensor in, float32 of shape (n,), counting each stride-th element of what is seen.
+        """Take one sample of each tensor in, float32 in C order, counting each stride-th element of what is seen.
 
         C++ uses as many `threads` as are told, NumPy one.
         Returns the sample's lowest and highest finite element, how many NaN and infinities: four numbers a tensor,
@@ -72,8 +70,7 @@ class _NativeTally:
         self._compiled = native_module().Tally(tensors)
 
     def take(self, tensors: Sequence[Floats], strides: Sequence[int], lying: Sequence[Lying], threads: int) -> Doubles:
-        lies = [(one.plane, one.block, one.factors) for one in lying]
-        seen: Doubles = self._compiled.take(tensors, strides, lies, threads)
+        seen: Doubles = self._compiled.take(tensors, strides, lying, threads)
         return seen
 
     def found(self, index: int) -> tuple[Extremes, int, Counts]:

@@ -22,7 +22,6 @@ from halfeven.errors import BadCalibration, UnsupportedModel
 from halfeven.graph import ops
 from halfeven.graph.model import load
 from halfeven.graph.names import name_everything
-from halfeven.memory import give_back
 from halfeven.run.processor import on_arm
 from halfeven.run.signed_pairs import signed_again, unsigned
 
@@ -64,7 +63,6 @@ class OrtExecutor:
         with self._lock:
             if not self._open:
                 self._open.append(_session(self))
-                give_back(sum(array.nbytes for array in self._open[0][1].values()))
         return self._open[0][0]
 
     @property

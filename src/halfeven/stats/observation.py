@@ -56,7 +56,6 @@ class Observation:
         return cls(Histogram.from_json(data["histogram"]), None if moving is None else MovingAverage.from_json(moving))
 
 
-@lru_cache(4096)
 @lru_cache(maxsize=1024)  # asked for each tensor of each sample
 def stride_for(size: int, limit: int) -> int:
     """The least k, coprime to 2, 3, 5 and 7, that leaves at most about `limit` of `size` elements; 1 when all fit."""

@@ -30,7 +30,7 @@ from halfeven.stats.observer import Doubles, Observers
 from halfeven.steps.watching import Run, Watching
 
 TOGETHER = 512
-TRIMMED = 32  # samples after which freed memory goes back: pieces between what lives on would add up over thousands
+TRIMMED = 512  # samples after which freed memory goes back: pieces between what lives on would add up over thousands
 MOMENT_BYTES = 1 << 28  # second moments of all layers together; the weights of further layers round to nearest
 Vectors: TypeAlias = dict[str, npt.NDArray[np.float32]]
 PER_WEIGHT = 2  # input vectors taken from a sample for each weight that multiplies one: short vectors need few
@@ -182,7 +182,7 @@ def _input(node: ir.Node) -> str:
 
 
 def _refuse_nan(model: ir.Model, seen: Doubles, names: Sequence[str], label: str) -> None:
-    for name, nans in zip(names, seen[:, 2], strict=True):
+    for name, nans in zip(names, seen[:, 2], strict=True) if seen[:, 2].any() else ():
         if nans:
             for value in model.graph.initializers.values():
                 if ops.holds_nan(value):
