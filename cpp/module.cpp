@@ -116,20 +116,22 @@ halfeven::Planes planes(const Lying& lying, std::size_t count) {
     return {plane, block, channels ? factors.data() : nullptr, std::max(channels, std::size_t{1})};
 }
 
-Output<double> tally_take(halfeven::Tally& tally, const std::vector<AnyShape<float>>& tensors,
-                          const std::vector<std::size_t>& strides, const std::vector<Lying>& lying, int threads) {
-    if (tensors.size() != tally.size() || strides.size() != tally.size() || lying.size() != tally.size())
-        throw std::invalid_argument("Tally.take: one array, one stride and one layout were expected for each tensor");
-    if (std::find(strides.begin(), strides.end(), std::size_t{0}) != strides.end())
-        throw std::invalid_argument("Tally.take: a stride must be at least 1");
-    std::vector<double> seen(4 * tensors.size());
+// (number of the tensor, values, stride, layout)
+using Taken = std::tuple<std::size_t, AnyShape<float>, std::size_t, Lying>;
+
+Output<double> tally_take(halfeven::Tally& tally, const std::vector<Taken>& taken, int threads) {
+    std::vector<double> seen(4 * taken.size());
     std::vector<halfeven::Planes> in;
-    for (std::size_t i = 0; i < tensors.size(); ++i) in.push_back(planes(lying[i], tensors[i].size()));
+    for (const auto& [index, x, stride, lying] : taken) {
+        if (index >= tally.size()) throw std::out_of_range("Tally.take: there is no such tensor");
+        if (stride < 1) throw std::invalid_argument("Tally.take: a stride must be at least 1");
+        in.push_back(planes(lying, x.size()));
+    }
     {
         nb::gil_scoped_release unlocked;
-        halfeven::Crew::get().run(threads, tensors.size(), [&](std::size_t i) {
-            const halfeven::Extrema e =
-                tally.take(i, tensors[i].data(), tensors[i].size(), strides[i], in[i].plane ? &in[i] : nullptr);
+        halfeven::Crew::get().run(threads, taken.size(), [&](std::size_t i) {
+            const auto& [index, x, stride, lying] = taken[i];
+            const halfeven::Extrema e = tally.take(index, x.data(), x.size(), stride, in[i].plane ? &in[i] : nullptr);
             const double row[] = {e.low, e.high, static_cast<double>(e.nans), static_cast<double>(e.infs)};
             std::copy(row, row + 4, seen.data() + 4 * i);
         });
@@ -226,7 +228,7 @@ NB_MODULE(_native, m) {
     m.def("channel_summary", &channel_summary, "x"_a.noconvert(), "cut"_a, "block"_a, "stride"_a, "threads"_a);
     nb::class_<halfeven::Tally>(m, "Tally")
         .def(nb::init<std::size_t>(), "tensors"_a)
-        .def("take", &tally_take, "tensors"_a.noconvert(), "strides"_a, "lying"_a, "threads"_a)
+        .def("take", &tally_take, "taken"_a.noconvert(), "threads"_a)
         .def("found", &tally_found, "index"_a);
     m.def("round_columns", &round_columns, "left"_a.noconvert(), "steps"_a.noconvert(), "factor"_a.noconvert(), "shape"_a,
           "start"_a, "stop"_a, "low"_a, "high"_a, "codes"_a.noconvert(), "errors"_a.noconvert());

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Command = Callable[[argparse.Namespace], int]
 INTERRUPTED = "interrupted; no half-written file is left"
+SPIN = ("OPENBLAS_THREAD_TIMEOUT", "18")
+"""Threads of NumPy's BLAS wait for work for 2^18 cycles, not 2^26: loading NumPy alone took 50 ms of a second core."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -143,6 +145,8 @@ def flags_of(parser: argparse.ArgumentParser, command: str) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        os.environ.setdefault(*SPIN)
     if not words:
         build_parser().print_help(sys.stderr)
         return 2

@@ -28,7 +28,7 @@ def test_samples_of_changing_shapes_have_the_bits_of_ordinary_runs(build: Build)
     shapes = [*[(1, 3, 5, 6)] * 3, *[(1, 3, 7, 2)] * 2, *[(2, 3, 5, 6), (1, 3, 5, 6)] * 2]
     for seed, shape in enumerate(shapes):
         feeds = {"x": _x(*shape, seed=seed)}
-        expected, found = run(feeds), reused(feeds)
+        expected, found = run(feeds), reused(feeds).values
         assert found.keys() == expected.keys() == {"c", "y"}
         for name, values in expected.items():
             np.testing.assert_array_equal(found[name], values)
@@ -36,13 +36,13 @@ def test_samples_of_changing_shapes_have_the_bits_of_ordinary_runs(build: Build)
 
 def test_the_arrays_are_the_same_from_sample_to_sample_and_others_in_each_thread(build: Build) -> None:
     reused = ReusedOutputs(OrtExecutor(build(NET), ("c",), 1))
-    first = reused({"x": _x(1, 3, 5, 6)})["c"]
+    first = reused({"x": _x(1, 3, 5, 6)}).values["c"]
     before = first.copy()
-    again = reused({"x": _x(1, 3, 5, 6, seed=1)})["c"]
+    again = reused({"x": _x(1, 3, 5, 6, seed=1)}).values["c"]
     assert np.shares_memory(first, again)
     assert not np.array_equal(again, before)
     with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(reused, {"x": _x(1, 3, 5, 6)}).result()["c"]
+        other = pool.submit(reused, {"x": _x(1, 3, 5, 6)}).result().values["c"]
     assert not np.shares_memory(other, again)
     np.testing.assert_array_equal(other, before)
 
@@ -52,7 +52,7 @@ def test_shapes_that_depend_on_the_data_are_run_anew(build: Build) -> None:
     reused = ReusedOutputs(run)
     for row in ([1, 0, 2], [0, 3, 0], [1, 1, 0], [0, 0, 0], [4, 5, 6]):
         feeds = {"x": np.float32(row)}
-        np.testing.assert_array_equal(reused(feeds)["y"], run(feeds)["y"])
+        np.testing.assert_array_equal(reused(feeds).values["y"], run(feeds)["y"])
 
 
 def test_once_arrays_were_refused_no_sample_is_run_twice(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_outputs_that_are_no_arrays_of_numbers_come_as_in_an_ordinary_run(build:
     reused = ReusedOutputs(run)
     for seed in range(3):
         feeds = {"x": _x(4, seed=seed)}
-        expected, found = run(feeds), reused(feeds)
+        expected, found = run(feeds), reused(feeds).values
         np.testing.assert_array_equal(found["y"], expected["y"])
         np.testing.assert_array_equal(found["z"], expected["z"])
 
@@ -82,7 +82,7 @@ def test_inputs_that_do_not_lie_in_order_are_taken_as_they_are_seen(build: Build
     reused = ReusedOutputs(run)
     for seed in range(3):
         feeds = {"x": _x(1, 5, 6, 3, seed=seed).transpose(0, 3, 1, 2)}
-        np.testing.assert_array_equal(reused(feeds)["y"], run(feeds)["y"])
+        np.testing.assert_array_equal(reused(feeds).values["y"], run(feeds)["y"])
 
 
 def test_what_cannot_be_run_has_the_error_of_an_ordinary_run_and_the_next_sample_runs(build: Build) -> None:
@@ -91,10 +91,10 @@ def test_what_cannot_be_run_has_the_error_of_an_ordinary_run_and_the_next_sample
     good = {"x": _x(1, 3, 4, 4)}
     expected = run(good)["y"]
     for bad in ({"x": _x(1, 2, 4, 4)}, {"x": _x(1, 3, 4, 4).astype(np.float64)}):
-        np.testing.assert_array_equal(reused(good)["y"], expected)
+        np.testing.assert_array_equal(reused(good).values["y"], expected)
         with pytest.raises(BadCalibration) as told:
             run(bad, "sample 7")
         with pytest.raises(BadCalibration) as found:
             reused(bad, "sample 7")
         assert str(found.value) == str(told.value)
-    np.testing.assert_array_equal(reused(good)["y"], expected)
+    np.testing.assert_array_equal(reused(good).values["y"], expected)

@@ -46,11 +46,36 @@ def test_filled_in_place_in_any_order_it_is_the_same(samples: list[np.ndarray], 
     for switch, threads in ((nullcontext, 1), (nullcontext, 2), (use_numpy, 1)):
         with switch():
             observers = Observers(["x", "y"], LIMIT, threads)
-            seen = {i: observers.take({"x": samples[i], "y": -samples[i]}) for i in order}
+            seen = {i: observers.take(observers.layout({"x": samples[i], "y": -samples[i]})) for i in order}
             for i in range(len(samples)):
                 observers.move(seen[i])
             expected = {"x": observed(samples), "y": observed([-x for x in samples])}
             assert observers.observations() == expected
+
+
+@pytest.mark.parametrize("switch", [nullcontext, use_numpy], ids=["compiled", "numpy"])
+def test_a_sample_may_be_taken_in_tensor_by_tensor(switch: Callable[[], AbstractContextManager[None]]) -> None:
+    values = {name: np.random.default_rng(i).standard_normal(50, np.float32) for i, name in enumerate("xyz")}
+    with switch():
+        whole, parts = Observers(["z", "x", "y"], LIMIT), Observers(["z", "x", "y"], LIMIT)
+        expected, seen = whole.take(whole.layout(values)), parts.nothing()
+        for some in (["y"], [], ["x", "z"]):
+            assert parts.take(parts.layout({name: values[name] for name in some}), seen) is seen
+        np.testing.assert_array_equal(seen, expected)
+        for observers in (whole, parts):
+            observers.move(expected)
+        assert parts.observations() == whole.observations()
+
+
+def test_a_layout_lasts_only_where_nothing_was_copied() -> None:
+    observers, x = Observers(["x"], LIMIT), np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    layout = observers.layout({"x": x, "other": x.astype(np.float64)})
+    assert layout.lasting
+    before = observers.take(layout)
+    x += 1
+    np.testing.assert_array_equal(observers.take(layout)[0, :2], before[0, :2] + 1)
+    for copied in (x.astype(np.float16), x.transpose(2, 0, 1), x[:, ::2]):
+        assert not observers.layout({"x": copied}).lasting
 
 
 @pytest.mark.parametrize("switch", [nullcontext, use_numpy], ids=["compiled", "numpy"])
@@ -71,8 +96,9 @@ def test_a_tensor_in_blocks_is_seen_as_it_is_written_times_its_factors(
     with switch():
         here, there = Observers(["x", "y"], 500), Observers(["x", "y"], 500)
         with np.errstate(over="ignore", invalid="ignore"):
-            same = here.take({"x": written, "y": written * factors[:, None]})
-        seen = there.take({"x": lies, "y": lies}, {"x": Lying(plane, block), "y": Lying(plane, block, factors)})
+            same = here.take(here.layout({"x": written, "y": written * factors[:, None]}))
+        lying = {"x": Lying(plane, block), "y": Lying(plane, block, factors)}
+        seen = there.take(there.layout({"x": lies, "y": lies}, lying))
         np.testing.assert_array_equal(seen, same)
         here.move(same)
         there.move(seen)

@@ -12,7 +12,8 @@ import pytest
 
 from halfeven.draft import Draft, pipeline
 from halfeven.graph import ops
-from halfeven.run.blocked import blocked
+from halfeven.run import pieces
+from halfeven.run.blocked import Blocked, blocked
 from halfeven.run.ort import OrtExecutor
 from halfeven.steps.equalize import Equalize
 from halfeven.steps.observe import Observe
@@ -53,6 +54,11 @@ def equalized(build: Build, placed: Placed, data: list) -> Draft:
     return draft
 
 
+def _values(found: Blocked, feeds: dict) -> dict:
+    (part,) = found.run(feeds)
+    return {name: part.values[inside] for name, inside in found.names.items()}
+
+
 class Stream:
     """Samples of unknown number: each is watched in order."""
 
@@ -75,6 +81,33 @@ def test_many_samples_are_seen_as_they_lie_and_few_in_order_with_the_same_result
     for name, found in many.moments.items():
         np.testing.assert_array_equal(found.gram, few.moments[name].gram)
     assert many.unscaled is None
+
+
+def test_in_pieces_the_same_is_seen(equalized: Draft, data: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, cuts = pipeline(Observe())(equalized, data), []
+    split = pieces.split
+    monkeypatch.setattr(pieces, "PIECE", 4000)
+    monkeypatch.setattr("halfeven.run.blocked.split", lambda *given: cuts.append(found := split(*given)) or found)
+    found = pipeline(Observe())(equalized, data)
+    assert [len(cut) >= 3 for cut in cuts] == [True]
+    assert found.stats == whole.stats
+    for name, moments in found.moments.items():
+        np.testing.assert_array_equal(moments.gram, whole.moments[name].gram)
+
+
+def test_where_the_runtime_refuses_a_piece_the_model_runs_whole(
+    build: Build, data: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(model: ir.Model, sizes: dict[str, int]) -> list[pieces.Piece]:
+        cut = split(model, sizes)
+        cut[1].model.graph.inputs[0].type = ir.TensorType(ir.DataType.INT64)
+        return cut
+
+    model, names, split = _network(build), ("r", "s", "u", "y"), pieces.split
+    monkeypatch.setattr(pieces, "PIECE", 4000)
+    monkeypatch.setattr("halfeven.run.blocked.split", mistaken)
+    found = blocked(model, dict.fromkeys(names, 4000), 1)
+    np.testing.assert_array_equal(_values(found, data[0][1])["y"], OrtExecutor(model, names, 1)(data[0][1])["y"])
 
 
 def test_the_model_as_it_was_shows_what_the_equalized_one_computes(equalized: Draft, data: list) -> None:
@@ -107,7 +140,7 @@ def test_a_model_changed_after_it_was_equalized_is_run_itself(equalized: Draft, 
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="blocks are those of x86-64")
 def test_on_x86_values_come_in_blocks_of_eight_or_sixteen(build: Build) -> None:
-    run = blocked(_network(build), ("r", "s", "u", "y"), 1)
+    run = blocked(_network(build), dict.fromkeys(("r", "s", "u", "y"), 0), 1)
     assert set(run.blocks) == {"r", "s"}
     assert set(run.blocks.values()) <= {8, 16}
 
@@ -117,16 +150,15 @@ def test_a_value_that_is_turned_to_channels_last_comes_in_order(build: Build, sa
     net += " h = Conv <pads = [1, 1, 1, 1]> (x, a)  y = Transpose <perm = [0, 2, 3, 1]> (h) }"
     model = build(net)
     feeds = samples(model, 1)[0][1]
-    run = blocked(model, ("y",), 1)
-    assert not run.blocks
-    np.testing.assert_array_equal(run(feeds)["y"], OrtExecutor(model, ("y",), 1)(feeds)["y"])
+    found = blocked(model, {"y": 0}, 1)
+    assert not found.blocks
+    np.testing.assert_array_equal(_values(found, feeds)["y"], OrtExecutor(model, ("y",), 1)(feeds)["y"])
 
 
 def test_values_lie_in_blocks_of_channels_and_hold_the_same_bits(build: Build, data: list) -> None:
     model, names = _network(build), ("r", "s", "u", "y")
-    run, feeds = blocked(model, names, 1), data[0][1]
-    ordered, found = OrtExecutor(model, names, 1)(feeds), run(feeds)
-    assert set(found) == set(names)
+    run, feeds = blocked(model, dict.fromkeys(names, 0), 1), data[0][1]
+    ordered, found = OrtExecutor(model, names, 1)(feeds), _values(run, feeds)
     for name in names:
         channels, (block, x) = ordered[name].shape[1], (run.blocks.get(name, 1), found[name])
         x = x.reshape(channels // block, -1, block).swapaxes(1, 2).reshape(ordered[name].shape)

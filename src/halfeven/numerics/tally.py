@@ -7,7 +7,7 @@ widths are few, as they are powers of two) and brings them to one width in the e
 
 from collections.abc import Sequence
 from threading import Lock
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -45,15 +45,19 @@ PLAIN = Lying()
 """As it is written."""
 
 
+Taken: TypeAlias = tuple[int, Floats, int, Lying]
+"""The tensor's number, its values in C order, each how many-th of them is counted, and how they lie."""
+
+
 class Tally(Protocol):
     """Histograms of a fixed number of tensors."""
 
-    def take(self, tensors: Sequence[Floats], strides: Sequence[int], lying: Sequence[Lying], threads: int) -> Doubles:
-        """Take one sample of each tensor in, float32 in C order, counting each stride-th element of what is seen.
+    def take(self, taken: Sequence[Taken], threads: int) -> Doubles:
+        """Take one sample of some of the tensors in.
 
         C++ uses as many `threads` as are told, NumPy one.
         Returns the sample's lowest and highest finite element, how many NaN and infinities: four numbers a tensor,
-        shape (4 * tensors,); a tensor without finite elements has (inf, -inf).
+        shape (4 * taken,); a tensor without finite elements has (inf, -inf).
         """
 
     def found(self, index: int) -> tuple[Extremes, int, Counts]:
@@ -69,8 +73,8 @@ class _NativeTally:
     def __init__(self, tensors: int) -> None:
         self._compiled = native_module().Tally(tensors)
 
-    def take(self, tensors: Sequence[Floats], strides: Sequence[int], lying: Sequence[Lying], threads: int) -> Doubles:
-        seen: Doubles = self._compiled.take(tensors, strides, lying, threads)
+    def take(self, taken: Sequence[Taken], threads: int) -> Doubles:
+        seen: Doubles = self._compiled.take(taken, threads)
         return seen
 
     def found(self, index: int) -> tuple[Extremes, int, Counts]:
@@ -88,14 +92,14 @@ class NumpyTally:
         self._bins: list[dict[int, npt.NDArray[np.int64]]] = [{} for _ in range(tensors)]
         self._lock = Lock()
 
-    def take(self, tensors: Sequence[Floats], strides: Sequence[int], lying: Sequence[Lying], threads: int) -> Doubles:
+    def take(self, taken: Sequence[Taken], threads: int) -> Doubles:
         """See Tally."""
-        seen = np.empty((len(tensors), 4), np.float64)
-        for i, (x, stride, one) in enumerate(zip(tensors, strides, lying, strict=True)):
-            extremes, zeros, counts = histogram(one.seen(x), stride)
-            seen[i] = extremes
+        seen = np.empty((len(taken), 4), np.float64)
+        for row, (index, x, stride, lying) in enumerate(taken):
+            extremes, zeros, counts = histogram(lying.seen(x), stride)
+            seen[row] = extremes
             with self._lock:
-                self._add(i, extremes, zeros, counts)
+                self._add(index, extremes, zeros, counts)
         return seen.ravel()
 
     def _add(self, i: int, extremes: Extremes, zeros: int, counts: Counts) -> None:

@@ -4,42 +4,42 @@ ONNX Runtime runs convolutions on tensors whose channels lie in blocks of 8 or 1
 ReorderOutput before everything that is to be as it is written. Reordering all that calibration watches costs more than
 half as much as running a small network. So the optimised graph is taken from the runtime, each ReorderOutput of which
 only the caller reads is cut off, and what stands before it is returned as it lies: [batch, channels / block, plane,
-block]. How many channels a block has depends on the processor; a small convolution shows it.
+block]. How many channels a block has depends on the processor; a small convolution shows it. What is watched comes in
+pieces (run/pieces.py).
 """
 
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from halfeven.draft import Batch
+from halfeven.errors import UnsupportedModel
 from halfeven.graph import ops
 from halfeven.run.ort import OrtExecutor
-from halfeven.run.reused import ReusedOutputs
+from halfeven.run.pieces import InPieces, Piece, split, whole
 
 PROBED = 64  # channels of the probe, a multiple of every block
 
 
 @dataclass(frozen=True)
-class BlockedExecutor:
-    """Runs a float model on feeds and returns the values of `watch` as they lie; `blocks` says which lie in blocks."""
+class Blocked:
+    """A float model that gives the values of `names` as they lie."""
 
-    run: ReusedOutputs
-    blocks: dict[str, int]
+    run: InPieces
+    names: Mapping[str, str]
+    """What each watched value is called in the parts that `run` gives."""
+    blocks: Mapping[str, int]
     """The block of each watched value that lies in blocks, by name."""
-    _names: dict[str, str] = field(repr=False)
-
-    def __call__(self, feeds: Batch, label: str = "") -> Batch:
-        """Run once; raises what `OrtExecutor` does. The values stand until the same thread's next call."""
-        values = self.run(feeds, label)
-        return {name: values[inside] for name, inside in self._names.items()}
 
 
-def blocked(model: ir.Model, watch: tuple[str, ...], threads: int) -> BlockedExecutor:
+def blocked(model: ir.Model, watch: Mapping[str, int], threads: int) -> Blocked:
     """A session of the model from which `watch` comes as it lies; costs about twice as much to open as an ordinary one.
+
+    `watch` gives for each value about how many bytes it has.
 
     Raises:
         UnsupportedModel: the runtime cannot load the model, or a value does not exist.
@@ -47,10 +47,10 @@ def blocked(model: ir.Model, watch: tuple[str, ...], threads: int) -> BlockedExe
     return _cut(model, watch, threads, _block())
 
 
-def _cut(model: ir.Model, watch: tuple[str, ...], threads: int, block: int) -> BlockedExecutor:
+def _cut(model: ir.Model, watch: Mapping[str, int], threads: int, block: int) -> Blocked:
     with tempfile.TemporaryDirectory(prefix="halfeven-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "optimized.onnx"
-        OrtExecutor(model, watch, threads, written=path).outputs  # noqa: B018  writes the optimised graph
+        OrtExecutor(model, tuple(watch), threads, written=path).outputs  # noqa: B018  writes the optimised graph
         optimized = ir.load(path)
         inside = {name: _before(value, block) for value in optimized.graph.outputs if (name := value.name) in watch}
         found = {name: value for name, value in inside.items() if value is not None and name is not None}
@@ -61,9 +61,16 @@ def _cut(model: ir.Model, watch: tuple[str, ...], threads: int, block: int) -> B
         for node in [n for n in optimized.graph if n.op_type == "ReorderOutput" and not _read(n.outputs[0])]:
             optimized.graph.remove(node, safe=True)
         names = {name: (found[name].name or "") if name in found else name for name in watch}
-        run = OrtExecutor(optimized, tuple(dict.fromkeys(names.values())), threads, optimize=False)
-        run.outputs  # noqa: B018  reads the weights before their file goes
-        return BlockedExecutor(ReusedOutputs(run), dict.fromkeys(found, block), names)
+        pieces = split(optimized, {inside: watch[name] for name, inside in names.items()})
+        return Blocked(_opened(pieces, optimized, threads), names, dict.fromkeys(found, block))
+
+
+def _opened(pieces: Sequence[Piece], model: ir.Model, threads: int) -> InPieces:
+    """Sessions of the pieces; of the whole, if the runtime refuses one: a value at a border had a type of its own."""
+    try:
+        return InPieces.of(pieces, threads)
+    except UnsupportedModel:
+        return InPieces.of([whole(model)], threads)
 
 
 def _before(value: ir.Value, block: int) -> ir.Value | None:
@@ -92,5 +99,6 @@ def _block() -> int:
     model = ir.Model(graph, ir_version=8)
     x = np.zeros((1, PROBED, 2, 1), np.float32)
     x[0, :, 1] = 1  # the second position: it lies as far from the first as a block is wide
-    run = _cut(model, ("y",), 1, PROBED)
-    return int(np.argmax(np.ravel(run({"x": x})["y"])))
+    probe = _cut(model, {"y": 0}, 1, PROBED)
+    (part,) = probe.run({"x": x})
+    return int(np.argmax(np.ravel(part.values[probe.names["y"]])))

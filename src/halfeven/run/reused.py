@@ -6,6 +6,7 @@ arrays of that one. Where shapes depend on the data the runtime refuses such arr
 any, with the same result.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from threading import local
 from typing import Any
@@ -15,39 +16,84 @@ import numpy as np
 from halfeven.draft import Batch
 from halfeven.run.ort import OrtExecutor
 
+LINE = 64  # bytes
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Memory for each thread, `size` bytes or what it takes, on which one set of arrays stands after another."""
+
+    size: int
+    _held: local = field(default_factory=local, repr=False, compare=False)
+
+    def like(self, arrays: Batch) -> Batch:
+        """Arrays of these shapes and dtypes, side by side; where those stood that were asked for before."""
+        sizes = [-(-x.nbytes // LINE) * LINE for x in arrays.values()]
+        piece = getattr(self._held, "piece", None)
+        if piece is None or piece.size < sum(sizes) + LINE:
+            piece = self._held.piece = np.empty(max(sum(sizes), self.size) + LINE, np.uint8)
+        starts = np.cumsum([-piece.ctypes.data % LINE, *sizes])[:-1].tolist()
+        return {
+            name: piece[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
+            for (name, x), start in zip(arrays.items(), starts, strict=True)
+        }
+
+
+@dataclass(eq=False, slots=True)
+class Part:
+    """Values of one run; the same Part comes again when other values stand in the same arrays."""
+
+    values: Batch
+    memo: object = None
+    """What their reader found out about the arrays."""
+
 
 @dataclass(frozen=True)
 class ReusedOutputs:
-    """Runs a model as `run` does; what a call returns stands until the same thread's next call."""
+    """Runs a model as `run` does; what a call returns stands until the same thread's next call.
+
+    With a `ground` outputs stand on it, until the next call of whatever else uses it, but for those of `kept`.
+    """
 
     run: OrtExecutor
+    ground: Ground | None = None
+    kept: Collection[str] = ()
     _held: local = field(default_factory=local, repr=False, compare=False)
 
-    def __call__(self, feeds: Batch, label: str = "") -> Batch:
+    def __call__(self, feeds: Batch, label: str = "") -> Part:
         """Run once; raises what `OrtExecutor` does."""
         shapes = {name: (x.shape, x.dtype) for name, x in feeds.items()}
         if (again := getattr(self._held, "shapes", None) == shapes) and self._again(feeds):
-            return dict(self._held.values)
+            part: Part = self._held.part
+            return part
         self._held.shapes = None
         values = self.run(feeds, label)
         self._held.refused = again or getattr(self._held, "refused", False)  # it runs, but not into those arrays
         if not self._held.refused and self.run.as_computed and all(_plain(x) for x in values.values()):
-            self._held.binding, self._held.values, self._held.shapes = self._bound(values), values, shapes
-        return dict(values)
+            self._hold(self._places(values), shapes)
+        return Part(values)
 
-    def _bound(self, values: Batch) -> Any:
+    def _places(self, values: Batch) -> Batch:
+        """The arrays for the next samples: these, or such on the ground."""
+        if self.ground is None:
+            return values
+        return {**values, **self.ground.like({k: x for k, x in values.items() if k not in self.kept})}
+
+    def _hold(self, values: Batch, shapes: object) -> None:
         binding = self.run.session.io_binding()  # type: ignore[attr-defined]
         for name, x in values.items():
             binding.bind_output(name, "cpu", 0, x.dtype, x.shape, x.ctypes.data)
-        return binding
+        self._held.binding, self._held.bound = binding, dict[str, Any]()
+        self._held.part, self._held.shapes = Part(values), shapes
 
     def _again(self, feeds: Batch) -> bool:
         """Whether the feeds were computed into the arrays that are held."""
-        binding = self._held.binding
-        taken = {name: np.ascontiguousarray(x) for name, x in feeds.items()}
+        binding, bound = self._held.binding, self._held.bound
+        new = {name: np.ascontiguousarray(x) for name, x in feeds.items() if bound.get(name) is not x}
         try:
-            for name, x in taken.items():
+            for name, x in new.items():
                 binding.bind_cpu_input(name, x)
+            bound.update(new)
             self.run.session.run_with_iobinding(binding)  # type: ignore[attr-defined]
         except Exception:  # another shape inside, or feeds that an ordinary run refuses with its reason
             return False

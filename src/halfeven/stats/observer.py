@@ -5,12 +5,13 @@ averages, and is called in the order of the samples. The result is that of `Obse
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from halfeven.numerics.tally import PLAIN, Lying, tally
+from halfeven.numerics.tally import PLAIN, Lying, Taken, tally
 from halfeven.stats.histogram import Histogram
 from halfeven.stats.observation import Observation, stride_for
 from halfeven.stats.summary import Array, Extrema, MovingAverage, float32_of
@@ -20,6 +21,17 @@ Floats = npt.NDArray[np.float32]
 AS_WRITTEN: Mapping[str, Lying] = {}
 
 
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """How to take tensors in: the rows of what is returned that they fill, and their sizes."""
+
+    taken: Sequence[Taken]
+    rows: Sequence[int]
+    sizes: Sequence[int]
+    lasting: bool
+    """Whether it is the same when other values stand in the same arrays: nothing was copied."""
+
+
 class Observers:
     """Takes samples in, each of which has all tensors."""
 
@@ -27,21 +39,36 @@ class Observers:
         """Count at most about `limit` elements of each tensor in a sample, by `threads` for each sample."""
         self.names, self.limit, self.threads = tuple(names), limit, threads
         self._tally = tally(len(self.names))
+        self._rows = {name: row for row, name in enumerate(self.names)}
         size = len(self.names)
         self._low, self._high = np.full(size, np.inf), np.full(size, -np.inf)
         self._elements, self._samples = np.zeros(size, np.int64), np.zeros(size, np.int64)
 
-    def take(self, values: Mapping[str, Array], lying: Mapping[str, Lying] = AS_WRITTEN) -> Doubles:
-        """Take one sample in; `lying` names the tensors that do not lie as they are written.
+    def nothing(self) -> Doubles:
+        """What `take` returns, for a sample of which no tensor was taken in yet."""
+        seen = np.zeros((len(self.names), 5))
+        seen[:, 0], seen[:, 1] = np.inf, -np.inf
+        return seen
+
+    def layout(self, values: Mapping[str, Array], lying: Mapping[str, Lying] = AS_WRITTEN) -> Layout:
+        """How to take these tensors in; `lying` names those that do not lie as they are written."""
+        given = [(self._rows[name], x, lying.get(name, PLAIN)) for name, x in values.items() if name in self._rows]
+        taken = [(row, y := _in_order(x), stride_for(y.size, self.limit), lies) for row, x, lies in given]
+        lasting = all(y is x for (_, y, _, _), (_, x, _) in zip(taken, given, strict=True))
+        return Layout(taken, [row for row, _, _ in given], [y.size for _, y, _, _ in taken], lasting)
+
+    def take(self, layout: Layout, seen: Doubles | None = None) -> Doubles:
+        """Take in some of one sample's tensors.
 
         Returns:
-            Of each tensor lowest and highest finite element, how many NaN, infinities and elements, shape (tensors, 5).
+            Of each tensor lowest and highest finite element, how many NaN, infinities and elements, shape (tensors, 5):
+            `seen`, if it is given, with the rows of these tensors filled in.
         """
-        tensors = [_in_order(values[name]) for name in self.names]
-        strides = [stride_for(x.size, self.limit) for x in tensors]
-        lies = [lying.get(name, PLAIN) for name in self.names]
-        seen = self._tally.take(tensors, strides, lies, self.threads)
-        return np.column_stack([seen.reshape(-1, 4), [x.size for x in tensors]])
+        seen = self.nothing() if seen is None else seen
+        if layout.rows:
+            seen[layout.rows, :4] = self._tally.take(layout.taken, self.threads).reshape(-1, 4)
+            seen[layout.rows, 4] = layout.sizes
+        return seen
 
     def move(self, seen: Doubles) -> None:
         """Take what `take` returned into the moving averages; tensors without elements change nothing."""

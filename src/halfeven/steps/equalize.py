@@ -299,12 +299,11 @@ class Reader:
 
 def _observe(watching: Watching, count: int, data: Samples, progress: Progress) -> dict[str, ChannelRange]:
     def watch(run: Run, item: tuple[int, tuple[str, Batch]]) -> dict[str, ChannelRange]:
-        values, lying = run(item[1][1], item[1][0])
-        tensors = {name: np.asarray(values[name]) for name in watching.names}
         return {
-            name: ChannelRange.of(x, lying.get(name, PLAIN).block, watching.threads)
-            for name, x in tensors.items()
-            if x.ndim >= 2 and x.size
+            name: ChannelRange.of(x, some.lying.get(name, PLAIN).block, watching.threads)
+            for some in run(item[1][1], item[1][0])
+            for name, x in some.values.items()
+            if name in watching.sizes and x.ndim >= 2 and x.size
         }
 
     found: dict[str, ChannelRange] = {}

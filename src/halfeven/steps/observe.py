@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from itertools import islice
 from operator import length_hint
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ from halfeven.steps.watching import Run, Watching
 TOGETHER = 512
 TRIMMED = 512  # samples after which freed memory goes back: pieces between what lives on would add up over thousands
 MOMENT_BYTES = 1 << 28  # second moments of all layers together; the weights of further layers round to nearest
-Vectors: TypeAlias = dict[str, npt.NDArray[np.float32]]
+Vectors = dict[str, npt.NDArray[np.float32]]
 PER_WEIGHT = 2  # input vectors taken from a sample for each weight that multiplies one: short vectors need few
 LONGEST = 1152  # a layer with longer input vectors gets no second moments: they grow with the square
 
@@ -72,10 +72,14 @@ class Observe:
 
         def watch(run: Run, item: tuple[int, tuple[str, Batch]]) -> tuple[str, Turn, Doubles, Vectors]:
             number, (label, feeds) = item
-            values, lying = run(feeds, label)
-            turn = ordered.turn(number)
-            vectors = moments.vectors(values, lying) if turn.first else {}
-            return label, turn, observers.take(values, lying), vectors
+            turn, seen, vectors = ordered.turn(number), observers.nothing(), Vectors()
+            for some in run(feeds, label):
+                if turn.first:
+                    vectors.update(moments.vectors(some.values, some.lying))
+                layout = some.layout or observers.layout(some.values, some.lying)
+                some.layout = layout if layout.lasting else None
+                observers.take(layout, seen)
+            return label, turn, seen, vectors
 
         count, total = 0, length_hint(data) or None
         if total is not None and not missing:
@@ -146,11 +150,12 @@ class _Collector:
         self.moments: dict[str, Moments] = {}
 
     def vectors(self, values: Mapping[str, object], lying: Mapping[str, Lying]) -> Vectors:
-        """Input vectors of each layer in one sample, by node name; those that are not finite are left out."""
+        """Vectors of each layer whose input is among `values`, by node name; those that are not finite are left out."""
         found = {}
         for node in self.layers:
+            if (name := _input(node)) not in values:
+                continue
             limit = min(self.limit, PER_WEIGHT * vector_length(node))
-            name = _input(node)
             taken = patches(node, np.asarray(values[name], np.float32), limit, lying.get(name, PLAIN))
             if taken is not None:
                 found[node.name or ""] = taken[:, np.isfinite(taken).all((0, 2))]
