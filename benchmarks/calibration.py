@@ -103,7 +103,7 @@ def main() -> None:
     )
     networks.add_options(parser)
     parser.add_argument("--samples", type=int, nargs="+", default=[32, 2048], metavar="N", help="default: 32 2048")
-    parser.add_argument("--turns", type=int, default=3, help="turns at up to 256 samples; one above (default: 3)")
+    parser.add_argument("--turns", type=int, default=3, help="turns of both processes for each row (default: 3)")
     parser.add_argument("--batch", type=int, default=1, help="samples a call of plain inference (default: 1)")
     parser.add_argument("--markdown", action="store_true", help="only print the kept results as a table")
     args = parser.parse_args()
@@ -120,8 +120,7 @@ def main() -> None:
             if args.networks and name not in args.networks:
                 continue
             for count in args.samples:
-                turns = args.turns if count <= 256 else 1
-                row = compare(name, model, count, turns, args.batch, folder)
+                row = compare(name, model, count, args.turns, args.batch, folder)
                 measure.keep(FILE, row, ("network", "samples"))
                 print(row, flush=True)
 
