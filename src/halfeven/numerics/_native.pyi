@@ -23,9 +23,7 @@ class Tally:
     def __init__(self, tensors: int) -> None: ...
     def take(
         self,
-        tensors: Sequence[npt.NDArray[np.float32]],
-        strides: Sequence[int],
-        lying: Sequence[tuple[int, int, npt.NDArray[np.float32]]],
+        taken: Sequence[tuple[int, npt.NDArray[np.float32], int, tuple[int, int, npt.NDArray[np.float32]]]],
         threads: int,
     ) -> npt.NDArray[np.float64]: ...
     def found(self, index: int) -> tuple[tuple[float, float, int, int], int, npt.NDArray[np.int64]]: ...

@@ -19,6 +19,8 @@ import onnx_ir as ir
 
 from halfeven.errors import UnsupportedModel
 from halfeven.graph import ops
+from halfeven.graph.weights import weigh
+from halfeven.memory import give_back
 from halfeven.run.ort import OrtExecutor
 from halfeven.run.pieces import InPieces, Piece, split, whole
 
@@ -51,6 +53,7 @@ def _cut(model: ir.Model, watch: Mapping[str, int], threads: int, block: int) ->
     with tempfile.TemporaryDirectory(prefix="halfeven-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "optimized.onnx"
         OrtExecutor(model, tuple(watch), threads, written=path).outputs  # noqa: B018  writes the optimised graph
+        give_back(weigh(model))  # the session is gone, and held the weights twice
         optimized = ir.load(path)
         inside = {name: _before(value, block) for value in optimized.graph.outputs if (name := value.name) in watch}
         found = {name: value for name, value in inside.items() if value is not None and name is not None}

@@ -18,6 +18,7 @@ from halfeven.run.ort import OrtExecutor
 from halfeven.run.reused import Ground, Part, ReusedOutputs
 
 PIECE = 10 << 20  # bytes
+MOST = 8  # pieces: each is a session, and of values that fit into no cache nothing is gained
 FLOAT = ir.TensorType(ir.DataType.FLOAT)  # what values without a type are: those that the runtime puts in blocks
 
 
@@ -67,16 +68,17 @@ def whole(model: ir.Model) -> Piece:
 
 
 def split(model: ir.Model, sizes: Mapping[str, int]) -> list[Piece]:
-    """The model in pieces whose outputs have about `PIECE` bytes, as `sizes` tells of values by name.
+    """The model in pieces whose outputs have about `PIECE` bytes, or more, as `sizes` tells of values by name.
 
     A model with nodes that hold graphs, with sequences, or with an output that no node makes stays whole.
     """
-    nodes, borders, held = list(model.graph), [0], 0
     if not _divisible(model):
         return [whole(model)]
-    for i, node in enumerate(nodes):
-        more = sum(sizes.get(value.name or "", 0) for value in node.outputs if value.is_graph_output())
-        if held and held + more > PIECE:
+    nodes, borders, held = list(model.graph), [0], 0
+    made = [sum(sizes.get(v.name or "", 0) for v in node.outputs if v.is_graph_output()) for node in nodes]
+    full = max(PIECE, sum(made) // MOST)
+    for i, more in enumerate(made):
+        if held and held + more > full:
             borders.append(i)
             held = 0
         held += more
