@@ -36,10 +36,14 @@ def _values(run: InPieces, feeds: Batch) -> Batch:
     return {name: x.copy() for part in run(feeds) for name, x in part.values.items()}
 
 
+def _typed(model: ir.Model) -> ir.Model:
+    return ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model)))
+
+
 @pytest.fixture
 def cut(build: Build, monkeypatch: pytest.MonkeyPatch) -> list[pieces.Piece]:
     monkeypatch.setattr(pieces, "PIECE", SIZE + 10)
-    return split(build(NET), {"a": SIZE, "b": SIZE, "c": SIZE, "d": 16})
+    return split(_typed(build(NET)), {"a": SIZE, "b": SIZE, "c": SIZE, "d": 16})
 
 
 def test_it_is_cut_where_a_piece_of_memory_is_full(cut: list[pieces.Piece]) -> None:
@@ -100,12 +104,56 @@ SEQUENCE = "g (float[4] x) => (float[4] y, float[4] z) { y = Abs(x)  s = Sequenc
 SEQUENCE += "<value_int = 0> ()  z = SequenceAt(s, i) }"
 
 
-@pytest.mark.parametrize("net", [BRANCH, SEQUENCE], ids=["branches", "sequences"])
-def test_graphs_within_nodes_and_sequences_stay_whole(build: Build, monkeypatch: pytest.MonkeyPatch, net: str) -> None:
+def test_graphs_within_nodes_stay_whole(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "PIECE", 8)
-    typed = ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(build(net))))
-    (only,) = split(typed, {"y": 16, "z": 16})
+    (only,) = split(build(BRANCH), {"y": 16, "z": 16})
     assert not only.kept
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_a_sequence_crosses_no_border(build: Build, monkeypatch: pytest.MonkeyPatch, typed: bool) -> None:
+    monkeypatch.setattr(pieces, "PIECE", 8)
+    model = _typed(build(SEQUENCE)) if typed else build(SEQUENCE)
+    cut = split(model, {"y": 16, "s": 16, "z": 16})
+    assert [piece.kept for piece in cut] == [{"y"}, set()]
+
+
+DOUBLE = (
+    "g (float[4] x) => (float[4] y, float[4] z) <int64[1] n = {4}> { y = Abs(x)  d = Cast <to = 11> (y)"
+    " z1 = Cast <to = 1> (d)  w = Exp(z1)  e = Expand(d, n)  f = Cast <to = 1> (e)  z = Add(w, f) }"
+)
+
+
+def test_a_value_of_unknown_type_crosses_no_border(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE", 8)
+    model = build(DOUBLE)
+    for node in model.graph:
+        for value in node.outputs:
+            value.type = None if value.name in "de" else ir.TensorType(ir.DataType.FLOAT)
+    feeds = {"x": np.float32([-1, 2, -3, 4])}
+    model.graph.outputs.insert(1, next(v for node in model.graph for v in node.outputs if v.name == "w"))
+    cut = split(model, {"y": 16, "w": 16, "z": 16})
+    assert not any("d" in piece.kept for piece in cut)
+    run, whole = InPieces.of(cut, 1), OrtExecutor(build(DOUBLE), (), 1, optimize=False)
+    for _ in range(3):
+        np.testing.assert_array_equal(_values(run, feeds)["z"], whole(feeds)["z"])
+
+
+NUMBER = (
+    "g (float[4] x) => (float[1] r, float[4] a, float[4] y) <int64[1] ax = {0}> { r = ReduceSum <keepdims = 1> (x, ax)"
+    " m = Squeeze(r)  a = Abs(x)  s = Shape(m)  o = Size(s)  c = Cast <to = 1> (o)  b = Neg(a)  y = Add(b, c) }"
+)
+
+
+def test_a_single_number_that_crosses_a_border_keeps_its_shape(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE", 8)
+    model = _typed(build(NUMBER))
+    cut = split(model, {"r": 4, "a": 16, "y": 16})
+    assert any("m" in piece.kept for piece in cut)
+    run, whole = InPieces.of(cut, 1), OrtExecutor(build(NUMBER), (), 1, optimize=False)
+    for seed in range(4):
+        feeds = {"x": np.random.default_rng(seed).standard_normal(4).astype(np.float32)}
+        np.testing.assert_array_equal(_values(run, feeds)["y"], whole(feeds)["y"])
 
 
 def test_an_output_that_no_node_makes_leaves_the_model_whole(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:

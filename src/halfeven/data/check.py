@@ -42,7 +42,8 @@ def check_sample(label: str, sample: Sample, specs: Sequence[InputSpec]) -> None
             raise BadCalibration(
                 f"{label}: input {spec} got shape {shape_text(array.shape)}. {_shape_fix(spec, array)}"
             )
-        if is_float(array.dtype) and not (finite := np.isfinite(array)).all():
+        if is_float(array.dtype) and not _all_finite(array):
+            finite = np.isfinite(array)
             place = np.unravel_index(int(np.argmin(finite)), array.shape)
             raise BadCalibration(
                 f"{label}: input {spec} holds {int((~finite).sum())} values that are not finite, the first being "

@@ -19,7 +19,8 @@ from halfeven.run.reused import Ground, Part, ReusedOutputs
 
 PIECE = 10 << 20  # bytes
 MOST = 8  # pieces: each is a session, and of values that fit into no cache nothing is gained
-FLOAT = ir.TensorType(ir.DataType.FLOAT)  # what values without a type are: those that the runtime puts in blocks
+FLOAT = ir.TensorType(ir.DataType.FLOAT)  # of values without a type at a border: those that the runtime puts in blocks
+BLOCKS = "com.microsoft.nchwc"  # the domain of operators on them
 
 
 @dataclass(frozen=True)
@@ -70,15 +71,16 @@ def whole(model: ir.Model) -> Piece:
 def split(model: ir.Model, sizes: Mapping[str, int]) -> list[Piece]:
     """The model in pieces whose outputs have about `PIECE` bytes, or more, as `sizes` tells of values by name.
 
-    A model with nodes that hold graphs, with sequences, or with an output that no node makes stays whole.
+    A model with nodes that hold graphs, or with an output that no node makes, stays whole. No border lies between what
+    makes and what reads a value that is no tensor, or of which nobody knows the type.
     """
     if not _divisible(model):
         return [whole(model)]
     nodes, borders, held = list(model.graph), [0], 0
     made = [sum(sizes.get(v.name or "", 0) for v in node.outputs if v.is_graph_output()) for node in nodes]
-    full = max(PIECE, sum(made) // MOST)
+    full, closed = max(PIECE, sum(made) // MOST), _closed(nodes)
     for i, more in enumerate(made):
-        if held and held + more > full:
+        if held and held + more > full and i not in closed:
             borders.append(i)
             held = 0
         held += more
@@ -90,9 +92,19 @@ def split(model: ir.Model, sizes: Mapping[str, int]) -> list[Piece]:
 
 def _divisible(model: ir.Model) -> bool:
     makers = [value.producer() for value in model.graph.outputs]
-    types = (value.type for node in model.graph for value in node.outputs)
-    tensors = all(one is None or isinstance(one, ir.TensorType) for one in types)
-    return tensors and None not in makers and not any(True for node in model.graph for _ in edit.subgraphs(node))
+    return None not in makers and not any(True for node in model.graph for _ in edit.subgraphs(node))
+
+
+def _closed(nodes: Sequence[ir.Node]) -> set[int]:
+    """The nodes before which no border may lie."""
+    at, closed, blocked = {node: i for i, node in enumerate(nodes)}, set[int](), set[ir.Value]()
+    for node in nodes:
+        for value in node.outputs:
+            if value.type is None and (node.domain == BLOCKS or not blocked.isdisjoint(v for v in node.inputs if v)):
+                blocked.add(value)  # the runtime made it, and only of float32
+            elif not isinstance(value.type, ir.TensorType):
+                closed.update(range(at[node] + 1, max((at[use.node] for use in value.uses()), default=0) + 1))
+    return closed
 
 
 def _cut_out(model: ir.Model, place: Sequence[int], number: int) -> Piece:

@@ -89,7 +89,7 @@ class ReusedOutputs:
     def _again(self, feeds: Batch) -> bool:
         """Whether the feeds were computed into the arrays that are held."""
         binding, bound = self._held.binding, self._held.bound
-        new = {name: np.ascontiguousarray(x) for name, x in feeds.items() if bound.get(name) is not x}
+        new = {name: np.asarray(x, order="C") for name, x in feeds.items() if bound.get(name) is not x}
         try:
             for name, x in new.items():
                 binding.bind_cpu_input(name, x)
