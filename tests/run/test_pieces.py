@@ -87,11 +87,16 @@ def test_pieces_use_the_same_memory_but_for_what_later_ones_read(cut: list[piece
 
 def test_what_cannot_be_run_has_the_error_of_an_ordinary_run(build: Build, cut: list[pieces.Piece]) -> None:
     whole, run = OrtExecutor(build(NET), (), 1, optimize=False), InPieces.of(cut, 1)
-    bad = {**_feeds(0), "bias": np.zeros(3, np.float32)}
-    with pytest.raises(BadCalibration, match="sample 7"):
-        whole(bad, "sample 7")
-    with pytest.raises(BadCalibration, match="sample 7"):
-        list(run(bad, "sample 7"))
+    list(run(_feeds(0)))
+    for bad in (
+        {**_feeds(0), "bias": np.zeros(3, np.float32)},
+        {"x": _feeds(0)["x"][:, :2], "bias": _feeds(0)["bias"]},
+    ):
+        with pytest.raises(BadCalibration, match="sample 7") as told:
+            whole(bad, "sample 7")
+        with pytest.raises(BadCalibration) as found:
+            list(run(bad, "sample 7"))
+        assert str(found.value).partition(" cannot be run")[0] == str(told.value).partition(" cannot be run")[0]
     np.testing.assert_array_equal(_values(run, _feeds(0))["c"], whole(_feeds(0))["c"])
 
 
@@ -162,3 +167,12 @@ def test_an_output_that_no_node_makes_leaves_the_model_whole(build: Build, monke
     assert len(split(model, {"y": 16, "z": 16})) == 2
     model.graph.outputs.append(model.graph.inputs[0])
     assert len(split(model, {"y": 16, "z": 16})) == 1
+
+
+def test_what_a_later_piece_refuses_is_told_of_the_sample(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE", 8)
+    model = _typed(build("g (float[n] x, float[m] b) => (float[n] y, float[k] z) { y = Abs(x)  z = Add(y, b) }"))
+    cut = split(model, {"y": 16, "z": 16})
+    assert len(cut) == 2
+    with pytest.raises(BadCalibration, match=r"^sample 7 \(x float32\[4\], b float32\[3\]\) cannot be run"):
+        list(InPieces.of(cut, 1)({"x": np.zeros(4, np.float32), "b": np.zeros(3, np.float32)}, "sample 7"))

@@ -91,8 +91,7 @@ class OrtExecutor:
         try:
             values = self.session.run(names, feeds)  # type: ignore[attr-defined]
         except Exception as error:
-            shapes = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in feeds.items())
-            raise BadCalibration(f"{label or 'a sample'} ({shapes}) cannot be run: {_reason(error)}") from error
+            raise refused(feeds, label, error) from error
         found = dict(zip(names, values, strict=True))
         return found | {name: signed_again(found[name]) for name in self._turned}
 
@@ -222,7 +221,13 @@ def _size(x: np.ndarray) -> float:
     return float(max(abs(float(np.nanmin(x))), abs(float(np.nanmax(x))))) if not np.isnan(x).all() else 0.0
 
 
-def _reason(error: Exception) -> str:
+def refused(feeds: Batch, label: str, error: BaseException | None) -> BadCalibration:
+    """That the runtime refused feeds, with its reason."""
+    shapes = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in feeds.items())
+    return BadCalibration(f"{label or 'a sample'} ({shapes}) cannot be run: {_reason(error)}")
+
+
+def _reason(error: BaseException | None) -> str:
     """The runtime's words without its file names and codes."""
     text = " ".join(str(error).split()).split("Status Message:")[-1]
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text.strip())

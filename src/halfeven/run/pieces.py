@@ -13,8 +13,9 @@ import numpy as np
 import onnx_ir as ir
 
 from halfeven.draft import Batch
+from halfeven.errors import BadCalibration
 from halfeven.graph import edit
-from halfeven.run.ort import OrtExecutor
+from halfeven.run.ort import OrtExecutor, refused
 from halfeven.run.reused import Ground, Part, ReusedOutputs
 
 PIECE = 10 << 20  # bytes
@@ -58,7 +59,10 @@ class InPieces:
         """The outputs of each piece, which stand until the next is asked for; raises what `OrtExecutor` does."""
         known = dict(feeds)
         for piece, run in self.pieces:
-            part = run({name: known[name] for name in piece.reads if name in known}, label)
+            try:
+                part = run({name: known[name] for name in piece.reads if name in known}, label)
+            except BadCalibration as error:  # it names what the piece reads
+                raise refused(feeds, label, error.__cause__) from error.__cause__
             known.update((name, part.values[name]) for name in piece.kept)
             yield part
 
