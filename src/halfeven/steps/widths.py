@@ -37,7 +37,7 @@ SAID_WEIGHTS = (
 SAID_ACTIVATIONS = (
     "activations of 16 bits have no integer kernels in {target}, which computes between them in float: this shows what "
     "16 bits keep and is slower than float. ONNX Runtime 1.32 rounds what a Gemm or MatMul reads to 8 bits, unless the "
-    "session option session.qdq_matmulnbits_accuracy_level is 0, as it is here"
+    "session option session.qdq_matmulnbits_accuracy_level is 0"
 )
 
 
