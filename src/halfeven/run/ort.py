@@ -113,9 +113,6 @@ def _session(run: OrtExecutor) -> Opened:
         options.optimized_model_filepath = str(run.written)
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
     options.add_session_config_entry("session.qdqisint8allowed", "1" if run.signed or on_arm() else "0")
-    options.add_session_config_entry(
-        "session.qdq_matmulnbits_accuracy_level", "0"
-    )  # what the file says: steps/widths.py
     try:
         if isinstance(run.model, (str, Path)) and not run.watch:
             return ort.InferenceSession(str(run.model), options, providers=["CPUExecutionProvider"]), {}
