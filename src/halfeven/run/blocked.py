@@ -9,7 +9,7 @@ pieces (run/pieces.py).
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,12 +17,11 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from halfeven.errors import UnsupportedModel
 from halfeven.graph import ops
 from halfeven.graph.weights import weigh
 from halfeven.memory import give_back
 from halfeven.run.ort import OrtExecutor
-from halfeven.run.pieces import InPieces, Piece, split, whole
+from halfeven.run.pieces import InPieces, split
 
 PROBED = 64  # channels of the probe, a multiple of every block
 
@@ -65,15 +64,7 @@ def _cut(model: ir.Model, watch: Mapping[str, int], threads: int, block: int) ->
             optimized.graph.remove(node, safe=True)
         names = {name: (found[name].name or "") if name in found else name for name in watch}
         pieces = split(optimized, {inside: watch[name] for name, inside in names.items()})
-        return Blocked(_opened(pieces, optimized, threads), names, dict.fromkeys(found, block))
-
-
-def _opened(pieces: Sequence[Piece], model: ir.Model, threads: int) -> InPieces:
-    """Sessions of the pieces; of the whole, if the runtime refuses one: a value at a border had a type of its own."""
-    try:
-        return InPieces.of(pieces, threads)
-    except UnsupportedModel:
-        return InPieces.of([whole(model)], threads)
+        return Blocked(InPieces.of(pieces, threads), names, dict.fromkeys(found, block))
 
 
 def _before(value: ir.Value, block: int) -> ir.Value | None:

@@ -187,7 +187,9 @@ def _input(node: ir.Node) -> str:
 
 
 def _refuse_nan(model: ir.Model, seen: Doubles, names: Sequence[str], label: str) -> None:
-    for name, nans in zip(names, seen[:, 2], strict=True) if seen[:, 2].any() else ():
+    if not seen[:, 2].any():
+        return
+    for name, nans in zip(names, seen[:, 2], strict=True):
         if nans:
             for value in model.graph.initializers.values():
                 if ops.holds_nan(value):

@@ -104,7 +104,7 @@ class Watching:
         except (UnsupportedModel, OSError) as error:  # for instance no room for a temporary file
             self.said.append(f"calibration took longer, with the same result, as its faster way failed: {error}")
             return self._in_order()
-        forget_models(weigh(self.model))  # the runtime's first session and the graph it wrote
+        forget_models(weigh(self.model))  # the graph that the runtime's first session wrote
         return self._seen(found.run, found.names, found.blocks)
 
     def _seen(
